@@ -1,1 +1,19 @@
-//! To be written.
+//! The one decoder, driven by its configuration; its weights, read from and written to Hugging Face
+//! folders.
+//!
+//! [`Decoder::forward`] is generic over [`tensor::Ops`]: training runs it on a [`tensor::Tape`], the
+//! engine on a forward-only machine over pages of keys and values. This crate must not know how
+//! weights are trained or tokens are sampled.
+
+mod config;
+mod decoder;
+mod error;
+mod layout;
+mod parameters;
+mod weights_file;
+
+pub use config::{Config, Family};
+pub use decoder::Decoder;
+pub use error::Error;
+pub use layout::{Entry, Layout, Role};
+pub use parameters::Parameters;

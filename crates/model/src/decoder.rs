@@ -1,0 +1,80 @@
+//! The one decoder, stated once over [`tensor::Ops`]: training records it, the engine runs it.
+//!
+//! It must not know which of the two it runs on, nor any family by name.
+
+use crate::layout::LayerWeights;
+use crate::{Config, Layout};
+use tensor::{Ops, Weight};
+
+/// A decoder's structure: its configuration and where its weights lie.
+#[derive(Clone, Debug)]
+pub struct Decoder {
+    config: Config,
+    layout: Layout,
+}
+
+impl Decoder {
+    /// The decoder of a configuration.
+    pub fn new(config: Config) -> Decoder {
+        let layout = Layout::new(&config);
+        Decoder { config, layout }
+    }
+
+    /// The final hidden rows for token ids: (rows) → (rows, width), normalised and ready for
+    /// [`Decoder::head`]. Which row belongs to which document is the machine's business.
+    pub fn forward<O: Ops>(&self, ops: &mut O, ids: &[u32]) -> O::Act {
+        let x = ops.embed(self.layout.embedding, ids);
+        self.forward_embedded(ops, x)
+    }
+
+    /// As [`Decoder::forward`], from embeddings instead of ids: (rows, width) → (rows, width).
+    pub fn forward_embedded<O: Ops>(&self, ops: &mut O, mut x: O::Act) -> O::Act {
+        for index in 0..self.config.layers {
+            x = ops.segment(index, x, &|ops, index, x| self.layer(ops, index, x));
+        }
+        ops.rms_norm(&x, self.layout.final_norm, self.config.rms_norm_eps)
+    }
+
+    /// One layer on the residual stream: (rows, width) → (rows, width).
+    pub fn layer<O: Ops>(&self, ops: &mut O, index: usize, x: O::Act) -> O::Act {
+        let weights = &self.layout.layers[index];
+        let attended = self.attention(ops, index, &x, weights);
+        let x = ops.add(x, attended);
+        let transformed = self.feed_forward(ops, &x, weights);
+        ops.add(x, transformed)
+    }
+
+    fn attention<O: Ops>(&self, ops: &mut O, index: usize, x: &O::Act, weights: &LayerWeights) -> O::Act {
+        let heads = self.config.attention_heads();
+        let normed = ops.rms_norm(x, weights.attention_norm, self.config.rms_norm_eps);
+        let mut qkv = ops.linear(&normed, weights.qkv, weights.qkv_bias); // (rows, (heads + 2·kv_heads)·head_dim)
+        if let Some(norm) = weights.qk_norm {
+            qkv = ops.qk_norm(qkv, norm, heads);
+        }
+        let qkv = ops.rotary(qkv, heads);
+        let attended = ops.attend(qkv, heads, index); // (rows, heads·head_dim)
+        ops.linear(&attended, weights.output, weights.output_bias)
+    }
+
+    fn feed_forward<O: Ops>(&self, ops: &mut O, x: &O::Act, weights: &LayerWeights) -> O::Act {
+        let normed = ops.rms_norm(x, weights.mlp_norm, self.config.rms_norm_eps);
+        let gate_up = ops.linear(&normed, weights.gate_up, weights.gate_up_bias); // (rows, 2·ffn)
+        let activated = ops.swiglu(gate_up); // (rows, ffn)
+        ops.linear(&activated, weights.down, weights.down_bias)
+    }
+
+    /// The output projection, (vocab, width).
+    pub fn head(&self) -> Weight {
+        self.layout.head
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Where each weight lies.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+}
