@@ -1,0 +1,94 @@
+//! Everything that can stop a training stage.
+
+use std::path::PathBuf;
+
+/// A result of this crate.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What went wrong, where, and what to do next.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// An option that no run could use.
+    #[error("`{key}` is {value}; it must be {needed}")]
+    Options {
+        /// The key below `[train]`.
+        key: &'static str,
+        /// Its value.
+        value: String,
+        /// What it may be.
+        needed: &'static str,
+    },
+    /// The data do not fit the model or the options.
+    #[error("training data: {message}")]
+    Data {
+        /// What is wrong and what to do.
+        message: String,
+    },
+    /// A loss or gradient that is not a number. The last checkpoint is untouched.
+    #[error(
+        "step {step}: {what} is {value}, not a finite number; first affected: {tensor}. \
+         The last checkpoint ({checkpoint}) is kept: lower the learning rate or `clip`, or look at the data of this step"
+    )]
+    NotFinite {
+        /// The step, counted from 1.
+        step: usize,
+        /// "the loss" or "the gradient norm".
+        what: &'static str,
+        /// Its value, as printed.
+        value: String,
+        /// Name of the first tensor that holds such a number.
+        tensor: String,
+        /// Where training can go on from.
+        checkpoint: String,
+    },
+    /// The folder belongs to another run.
+    #[error(
+        "{folder} holds a run that differs in {difference}; its results would not be those of this recipe. \
+         Choose another folder or remove this one"
+    )]
+    OtherRun {
+        /// The checkpoints' folder.
+        folder: PathBuf,
+        /// What differs.
+        difference: String,
+    },
+    /// No checkpoint of a folder can be read.
+    #[error(
+        "all {count} checkpoints in {folder} are damaged ({reason}); nothing was overwritten. \
+         Restore one, or remove the folder to train from the start"
+    )]
+    AllDamaged {
+        /// The checkpoints' folder.
+        folder: PathBuf,
+        /// How many there are.
+        count: usize,
+        /// What is wrong with the newest.
+        reason: String,
+    },
+    /// A checkpoint could not be written; the previous one is untouched.
+    #[error("cannot write checkpoint {path}: {source}; {kept}")]
+    Write {
+        /// The checkpoint's folder.
+        path: PathBuf,
+        /// What training can go on from.
+        kept: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A file could not be read or written.
+    #[error("{path}: {source}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+impl Error {
+    /// Wraps an input/output error with its path.
+    pub(crate) fn file(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Error {
+        let path = path.into();
+        move |source| Error::File { path, source }
+    }
+}
