@@ -1,0 +1,70 @@
+//! Counting how often each character occurs in a text.
+//!
+//! It must not know which split an item goes to.
+//!
+//! The working walks along the text and numbers each character among its like, so that a step only looks up the last
+//! number of the same character.
+
+use super::draw::Draws;
+use super::{Draft, Language};
+
+/// Different characters in a text, and its length.
+const KINDS: usize = 3;
+const LENGTH: usize = 8;
+const LETTERS: &str = "abcdefghijklmnopqrstuvwxyz";
+const CHINESE: &str = "春夏秋冬山水花鸟风云日月";
+
+pub(super) fn draw(language: Language, draws: &mut Draws) -> Draft {
+    let alphabet = match language {
+        Language::English => LETTERS,
+        Language::Chinese => CHINESE,
+    };
+    let mut kinds: Vec<char> = alphabet.chars().collect();
+    draws.shuffle(&mut kinds);
+    kinds.truncate(KINDS);
+    // Each kind occurs at least once.
+    let mut text = kinds.clone();
+    while text.len() < LENGTH {
+        text.push(*draws.pick(&kinds));
+    }
+    draws.shuffle(&mut text);
+
+    let question = ask(language, draws, &spaced(&text));
+    let mut counts: Vec<(char, usize)> = Vec::new();
+    let mut steps = Vec::new();
+    for &character in &text {
+        let count = match counts.iter_mut().find(|(known, _)| *known == character) {
+            Some((_, count)) => {
+                *count += 1;
+                *count
+            }
+            None => {
+                counts.push((character, 1));
+                1
+            }
+        };
+        steps.push(format!("{character}{count}"));
+    }
+    let total: Vec<String> = counts.iter().map(|(character, count)| format!("{character}{count}")).collect();
+    text.sort_unstable();
+    Draft {
+        key: format!("count {}", spaced(&text)),
+        question,
+        answer: format!("{}\n{}", steps.join(" "), total.join(" ")),
+    }
+}
+
+fn spaced(text: &[char]) -> String {
+    text.iter().map(char::to_string).collect::<Vec<_>>().join(" ")
+}
+
+fn ask(language: Language, draws: &mut Draws, text: &str) -> String {
+    match (language, draws.below(3)) {
+        (Language::English, 0) => format!("Count each letter: {text}"),
+        (Language::English, 1) => format!("How often does each letter occur in: {text}"),
+        (Language::English, _) => format!("How many of each letter are there? {text}"),
+        (Language::Chinese, 0) => format!("数一数每个字：{text}"),
+        (Language::Chinese, 1) => format!("下面每个字出现几次？{text}"),
+        (Language::Chinese, _) => format!("统计每个字的次数：{text}"),
+    }
+}

@@ -1,0 +1,38 @@
+//! Putting four numbers of two digits into ascending order.
+//!
+//! It must not know which split an item goes to.
+
+use super::draw::Draws;
+use super::{Draft, Language};
+
+/// How many numbers are to be sorted.
+const NUMBERS: usize = 4;
+
+pub(super) fn draw(language: Language, draws: &mut Draws) -> Draft {
+    let mut numbers: Vec<u64> = Vec::with_capacity(NUMBERS);
+    while numbers.len() < NUMBERS {
+        let number = draws.between(10, 99);
+        if !numbers.contains(&number) {
+            numbers.push(number);
+        }
+    }
+    let question = ask(language, draws, &join(&numbers));
+    numbers.sort_unstable();
+    let answer = join(&numbers);
+    Draft { key: format!("sort {answer}"), question, answer }
+}
+
+fn join(numbers: &[u64]) -> String {
+    numbers.iter().map(u64::to_string).collect::<Vec<_>>().join(" ")
+}
+
+fn ask(language: Language, draws: &mut Draws, numbers: &str) -> String {
+    match (language, draws.below(3)) {
+        (Language::English, 0) => format!("Sort these numbers: {numbers}"),
+        (Language::English, 1) => format!("Put in ascending order: {numbers}"),
+        (Language::English, _) => format!("Order from smallest to largest: {numbers}"),
+        (Language::Chinese, 0) => format!("从小到大排序：{numbers}"),
+        (Language::Chinese, 1) => format!("把这些数按升序排列：{numbers}"),
+        (Language::Chinese, _) => format!("请将这些数从小到大排列：{numbers}"),
+    }
+}
