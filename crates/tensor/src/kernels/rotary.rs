@@ -1,0 +1,148 @@
+//! Rotary position embedding (Su et al. 2021, arXiv:2104.09864) in the half-split form of GPT-NeoX and Llama:
+//! element i of a head is rotated together with element i + rotary_dim/2.
+
+use crate::{Exec, Heads, reference};
+use std::f64::consts::{LN_2, PI};
+
+/// Cosines and sines of every angle that the positions of a model need.
+#[derive(Clone, Debug)]
+pub struct RotaryTable {
+    /// (positions, half).
+    cos: Vec<f32>,
+    /// (positions, half).
+    sin: Vec<f32>,
+    half: usize,
+}
+
+impl RotaryTable {
+    /// The angles position · theta^(−2i / rotary_dim) for `max_positions` positions. The first `rotary_dim`
+    /// elements of each head are rotated, all of them where it equals `head_dim`. Frequencies and angles are
+    /// rounded to f32 as transformers does.
+    ///
+    /// # Panics
+    /// When `rotary_dim` is odd or greater than `head_dim`, or `theta` is not greater than 0.
+    pub fn new(head_dim: usize, rotary_dim: usize, theta: f64, max_positions: usize) -> RotaryTable {
+        assert!(rotary_dim.is_multiple_of(2), "half-split rotation needs an even width, not {rotary_dim}");
+        assert!(rotary_dim <= head_dim, "rotated width {rotary_dim} exceeds the head's {head_dim}");
+        assert!(theta > 0.0, "the base of the rotary frequencies is {theta}, but must be greater than 0");
+        let log_theta = ln_f64(theta);
+        let frequency = |index: usize| exp_f64(-log_theta * (2 * index) as f64 / rotary_dim as f64) as f32;
+        let frequencies: Vec<f32> = (0..rotary_dim / 2).map(frequency).collect();
+        RotaryTable::from_frequencies(&frequencies, max_positions)
+    }
+
+    /// The angles position · frequency, for frequencies (rotary_dim / 2) that were scaled by some rule.
+    pub fn from_frequencies(frequencies: &[f32], max_positions: usize) -> RotaryTable {
+        let half = frequencies.len();
+        let mut cos = Vec::with_capacity(half * max_positions);
+        let mut sin = Vec::with_capacity(half * max_positions);
+        for position in 0..max_positions {
+            for frequency in frequencies {
+                let (s, c) = sin_cos_f64(f64::from(position as f32 * frequency));
+                sin.push(s as f32);
+                cos.push(c as f32);
+            }
+        }
+        RotaryTable { cos, sin, half }
+    }
+
+    /// Pairs of elements that are rotated in each head.
+    pub fn half(&self) -> usize {
+        self.half
+    }
+
+    /// Number of positions.
+    pub fn positions(&self) -> usize {
+        self.cos.len() / self.half.max(1)
+    }
+
+    /// The cosines and sines of one position, (half) each.
+    ///
+    /// # Panics
+    /// When the table has not so many positions.
+    pub fn row(&self, position: u32) -> (&[f32], &[f32]) {
+        let range = position as usize * self.half..(position as usize + 1) * self.half;
+        (&self.cos[range.clone()], &self.sin[range])
+    }
+}
+
+/// Rotates the query and key heads of the fused rows `x` (tokens, (heads + 2·kv_heads)·head_dim) in place by
+/// the angles of each row's position.
+pub fn rotary(exec: Exec<'_>, x: &mut [f32], positions: &[u32], table: &RotaryTable, heads: Heads) {
+    let _ = exec;
+    reference::rotary::rotary(x, positions, table, heads);
+}
+
+/// The gradient of [`rotary`]'s input from that of its output, in place: the inverse rotation.
+pub fn rotary_backward(exec: Exec<'_>, dx: &mut [f32], positions: &[u32], table: &RotaryTable, heads: Heads) {
+    let _ = exec;
+    reference::rotary::rotary_backward(dx, positions, table, heads);
+}
+
+/// Sine and cosine of an angle below 2^22, by reduction to |r| ≤ π/4 in two parts and Taylor series: only
+/// additions and products, so the same bits on every platform.
+fn sin_cos_f64(angle: f64) -> (f64, f64) {
+    const HALF_PI_HIGH: f64 = 1.570_796_310_901_641_8; // The first 29 bits of π/2: exact times a quadrant below 2^24.
+    const HALF_PI_LOW: f64 = 1.589_325_477_352_819_7e-8;
+    let quadrant = (angle * (2.0 / PI)).round();
+    let r = (angle - quadrant * HALF_PI_HIGH) - quadrant * HALF_PI_LOW;
+    let square = r * r;
+    let (mut sin, mut cos) = (1.0, 1.0);
+    for step in (1..=9).rev() {
+        let even = f64::from(2 * step);
+        sin = 1.0 - sin * square / (even * (even + 1.0));
+        cos = 1.0 - cos * square / (even * (even - 1.0));
+    }
+    let sin = sin * r;
+    match (quadrant as i64).rem_euclid(4) {
+        0 => (sin, cos),
+        1 => (cos, -sin),
+        2 => (-sin, -cos),
+        _ => (-cos, sin),
+    }
+}
+
+/// e^x for |x| < 700 by halving the range to |r| ≤ ln(2)/2 and the Taylor series.
+fn exp_f64(x: f64) -> f64 {
+    let exponent = (x / LN_2).round();
+    let r = x - exponent * LN_2;
+    let series = (1..=18).rev().fold(1.0, |sum, step| 1.0 + sum * r / f64::from(step));
+    series * f64::from_bits(((exponent as i64 + 1023) as u64) << 52)
+}
+
+/// ln x for a normal x > 0: exponent · ln 2 + 2·atanh((m − 1) / (m + 1)) with the mantissa m in [1, 2).
+fn ln_f64(x: f64) -> f64 {
+    let exponent = (x.to_bits() >> 52) as i64 - 1023;
+    let mantissa = f64::from_bits((x.to_bits() & ((1 << 52) - 1)) | (1023 << 52));
+    let s = (mantissa - 1.0) / (mantissa + 1.0);
+    let series = (0..=20).rev().fold(0.0, |sum, step| sum * s * s + 1.0 / f64::from(2 * step + 1));
+    exponent as f64 * LN_2 + 2.0 * s * series
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn own_functions_agree_with_the_system() {
+        for step in 0..200_000 {
+            let x = f64::from(step) * 0.37;
+            let (sin, cos) = sin_cos_f64(x);
+            assert!((sin - x.sin()).abs() < 1e-11 && (cos - x.cos()).abs() < 1e-11, "angle {x}");
+            let small = x / 1500.0;
+            assert!((exp_f64(-small) / (-small).exp() - 1.0).abs() < 1e-14, "exp {small}");
+            assert!((ln_f64(small + 0.01) - (small + 0.01).ln()).abs() < 1e-14, "ln {small}");
+        }
+    }
+
+    #[test]
+    fn position_zero_is_the_identity_and_frequencies_fall() {
+        let table = RotaryTable::new(8, 8, 10_000.0, 3);
+        assert_eq!(table.row(0), (&[1.0; 4][..], &[0.0; 4][..]));
+        assert_eq!((table.half(), table.positions()), (4, 3));
+        let expected = [1.0_f32, 0.1, 0.01, 0.001].map(f32::sin);
+        for (sin, expected) in table.row(1).1.iter().zip(expected) {
+            assert!((sin - expected).abs() < 1e-7);
+        }
+    }
+}
