@@ -4,7 +4,7 @@
 //! loop which asks for the same sizes again and again allocates only in its first round.
 
 use crate::tensor::{Shape, Storage, Tensor};
-use crate::{Exec, Isa, Pool};
+use crate::{Error, Exec, Isa, Pool};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -29,9 +29,13 @@ struct Free {
 
 impl Device {
     /// The processor with a pool of `threads` threads (at least one) and an instruction set.
-    pub fn cpu(threads: usize, isa: Isa) -> Device {
+    ///
+    /// # Errors
+    /// This processor lacks the instruction set.
+    pub fn cpu(threads: usize, isa: Isa) -> Result<Device, Error> {
+        let isa = isa.require_available()?;
         let pool = Pool::new(threads.max(1));
-        Device { inner: Arc::new(Inner { pool, isa, free: Mutex::default() }) }
+        Ok(Device { inner: Arc::new(Inner { pool, isa, free: Mutex::default() }) })
     }
 
     /// The thread pool.

@@ -121,6 +121,11 @@ impl Tensor {
         &mut storage.buffer[..len]
     }
 
+    /// Whether this is the only handle to the buffer.
+    pub fn is_unique(&self) -> bool {
+        self.storage.as_ref().is_some_and(|storage| Arc::strong_count(storage) == 1)
+    }
+
     fn storage(&self) -> &Storage {
         self.storage.as_ref().expect("a live tensor has its storage")
     }

@@ -1,0 +1,200 @@
+//! The backward pass of a tape: walks the nodes from the last to the first, frees what each kept, and
+//! adds the weights' gradients to the flat buffer.
+
+use super::{Attended, Node, Saved, Tape, Var};
+use crate::gemm::{Into, MatMut, MatRef, gemm};
+use crate::{Heads, QkNorm, Tensor, Weight, kernels};
+
+impl Tape<'_> {
+    /// Runs all recorded operations backward, from the gradients that [`Tape::cross_entropy`] or
+    /// [`Tape::seed_gradient`] left. `replay` runs one layer again (see [`crate::Ops::segment`]).
+    pub fn backward(&mut self, replay: &dyn Fn(&mut Self, usize, Var) -> Var) {
+        while let Some(node) = self.memory.nodes.pop() {
+            match node {
+                Node::Segment { index, x, out, value } => self.replay(replay, (index, x, out), value),
+                Node::Link { from, to } => {
+                    if let Some(gradient) = self.take(from) {
+                        self.accumulate(to, gradient);
+                    }
+                }
+                node => self.node_backward(node),
+            }
+        }
+    }
+
+    /// Sets the gradient of an activation, (rows, width): where a backward pass starts.
+    pub fn seed_gradient(&mut self, var: &Var, gradient: Tensor) {
+        self.accumulate(var.id, gradient);
+    }
+
+    /// Records a forgotten layer again, its last node on top of the tape.
+    fn replay(
+        &mut self,
+        replay: &dyn Fn(&mut Self, usize, Var) -> Var,
+        (index, x, out): (usize, usize, usize),
+        value: Tensor,
+    ) {
+        let Some(gradient) = self.take(out) else { return };
+        let input = self.var(value);
+        self.memory.nodes.push(Node::Link { from: input.id, to: x });
+        let output = replay(self, index, input);
+        self.memory.gradients[output.id] = Some(gradient);
+    }
+
+    fn node_backward(&mut self, node: Node) {
+        let out = match &node {
+            Node::Embed { out, .. } | Node::RmsNorm { out, .. } | Node::Linear { out, .. } => *out,
+            Node::QkNorm { out, .. } | Node::Rotary { out, .. } | Node::Attend { out, .. } => *out,
+            Node::SwiGlu { out, .. } | Node::Add { out, .. } | Node::Segment { out, .. } => *out,
+            Node::Link { from, .. } => *from,
+        };
+        let Some(dy) = self.take(out) else { return };
+        match node {
+            Node::Embed { table, ids, .. } => self.embed_backward(table, ids, &dy),
+            Node::RmsNorm { x, value, gain, eps, .. } => self.rms_norm_backward(x, &value, (gain, eps), &dy),
+            Node::Linear { x, value, w, bias, .. } => self.linear_backward(x, value, (w, bias), &dy),
+            Node::QkNorm { x, value, norm, heads, .. } => self.qk_norm_backward(x, &value, (norm, heads), &dy),
+            Node::Rotary { x, heads, .. } => self.rotary_backward(x, heads, dy),
+            Node::Attend { x, kept, heads, .. } => self.attend_backward(x, kept, heads, &dy),
+            Node::SwiGlu { x, value, .. } => self.swiglu_backward(x, &value, &dy),
+            Node::Add { x, y, .. } => {
+                self.accumulate(x, dy.clone());
+                self.accumulate(y, dy);
+            }
+            Node::Segment { .. } | Node::Link { .. } => unreachable!("handled by `backward`"),
+        }
+    }
+
+    fn embed_backward(&mut self, table: Weight, ids: std::ops::Range<usize>, dy: &Tensor) {
+        let place = self.flat.lookup.unwrap_or(table);
+        let gradient = place.of_mut(self.flat.gradients);
+        kernels::embedding_backward(self.device.exec(), &self.memory.ids[ids], dy.data(), gradient);
+    }
+
+    fn rms_norm_backward(&mut self, x: usize, value: &Tensor, (gain, eps): (Weight, f32), dy: &Tensor) {
+        let mut dx = self.take_or_zeros(x, value);
+        let gradients = kernels::NormGradients {
+            dx: dx.data_mut(),
+            dgain: gain.of_mut(self.flat.gradients),
+        };
+        let gain = gain.of(self.flat.weights);
+        kernels::rms_norm_backward(self.device.exec(), value.data(), (gain, eps), dy.data(), gradients);
+        self.memory.gradients[x] = Some(dx);
+    }
+
+    fn linear_backward(&mut self, x: usize, value: Saved, (w, bias): (Weight, Option<Weight>), dy: &Tensor) {
+        let exec = self.device.exec();
+        let rows = dy.rows();
+        let value = match value {
+            Saved::Kept(tensor) => tensor,
+            Saved::Again(node) => self.again(node),
+        };
+        let a = MatRef::new(dy.data(), rows, w.rows).t(); // (w.rows, rows)
+        let b = MatRef::new(value.data(), rows, w.cols);
+        let dw = MatMut::new(w.of_mut(self.flat.gradients), w.rows, w.cols);
+        gemm(exec, a, b, dw, Into::Accumulate);
+        drop(value);
+        if let Some(bias) = bias {
+            kernels::column_sums(exec, dy.data(), bias.of_mut(self.flat.gradients));
+        }
+        let (mut dx, into) = match self.take_unique(x) {
+            Some(dx) => (dx, Into::Accumulate),
+            None => (self.device.empty([rows, w.cols]), Into::Overwrite),
+        };
+        let a = MatRef::new(dy.data(), rows, w.rows);
+        let b = MatRef::new(self.weight(w), w.rows, w.cols);
+        gemm(exec, a, b, MatMut::new(dx.data_mut(), rows, w.cols), into);
+        self.memory.gradients[x] = Some(dx);
+    }
+
+    fn qk_norm_backward(&mut self, x: usize, value: &Tensor, (norm, heads): (QkNorm, Heads), dy: &Tensor) {
+        let mut dx = self.device.empty([value.rows(), value.width()]);
+        let gains = kernels::QkGains {
+            query: norm.query.of(self.flat.weights),
+            key: norm.key.of(self.flat.weights),
+            eps: norm.eps,
+        };
+        let first = norm.query.offset.min(norm.key.offset);
+        let (query_at, key_at) = (norm.query.offset - first, norm.key.offset - first);
+        let len = query_at.max(key_at) + heads.head_dim;
+        let (low, high) = self.flat.gradients[first..first + len].split_at_mut(query_at.max(key_at));
+        let (dquery, dkey) = match query_at < key_at {
+            true => (&mut low[..heads.head_dim], high),
+            false => (high, &mut low[..heads.head_dim]),
+        };
+        let gradients = kernels::QkNormGradients { dx: dx.data_mut(), dquery, dkey };
+        kernels::qk_norm_backward(self.device.exec(), value.data(), (gains, heads), dy.data(), gradients);
+        self.accumulate(x, dx);
+    }
+
+    fn rotary_backward(&mut self, x: usize, heads: Heads, mut dy: Tensor) {
+        kernels::rotary_backward(self.device.exec(), dy.data_mut(), self.batch.positions, self.rotary, heads);
+        self.accumulate(x, dy);
+    }
+
+    fn attend_backward(&mut self, x: usize, kept: Attended, heads: Heads, dy: &Tensor) {
+        let mut dqkv = self.device.empty([dy.rows(), heads.fused_width()]);
+        kernels::attention_backward(
+            self.device.exec(),
+            kernels::AttentionBatch { qkv: kept.qkv.data(), documents: self.batch.documents, heads },
+            kernels::AttentionKept { out: kept.out.data(), log_sums: kept.log_sums.data() },
+            dy.data(),
+            dqkv.data_mut(),
+        );
+        self.accumulate(x, dqkv);
+    }
+
+    fn swiglu_backward(&mut self, x: usize, value: &Tensor, dy: &Tensor) {
+        let mut dx = self.device.empty([value.rows(), value.width()]);
+        kernels::swiglu_backward(self.device.exec(), value.data(), dy.data(), value.rows(), dx.data_mut());
+        self.accumulate(x, dx);
+    }
+
+    /// Computes a cheap node's value again.
+    fn again(&self, node: usize) -> Tensor {
+        let exec = self.device.exec();
+        match &self.memory.nodes[node] {
+            Node::RmsNorm { value, gain, eps, .. } => {
+                let mut out = self.device.empty([value.rows(), value.width()]);
+                kernels::rms_norm(exec, value.data(), self.weight(*gain), *eps, out.data_mut());
+                out
+            }
+            Node::SwiGlu { value, .. } => {
+                let mut out = self.device.empty([value.rows(), value.width() / 2]);
+                kernels::swiglu(exec, value.data(), value.rows(), out.data_mut());
+                out
+            }
+            _ => unreachable!("only norms and gated activations are computed again"),
+        }
+    }
+
+    fn take(&mut self, var: usize) -> Option<Tensor> {
+        self.memory.gradients[var].take()
+    }
+
+    /// The gradient so far, its buffer shared with no other gradient.
+    fn take_unique(&mut self, var: usize) -> Option<Tensor> {
+        let gradient = self.take(var)?;
+        if gradient.is_unique() {
+            return Some(gradient);
+        }
+        let mut copy = self.device.empty(gradient.shape());
+        copy.data_mut().copy_from_slice(gradient.data());
+        Some(copy)
+    }
+
+    fn take_or_zeros(&mut self, var: usize, like: &Tensor) -> Tensor {
+        self.take_unique(var).unwrap_or_else(|| self.device.zeros(like.shape()))
+    }
+
+    fn accumulate(&mut self, var: usize, gradient: Tensor) {
+        let sum = match self.take_unique(var) {
+            None => gradient,
+            Some(mut sum) => {
+                kernels::add_into(self.device.exec(), gradient.data(), sum.data_mut());
+                sum
+            }
+        };
+        self.memory.gradients[var] = Some(sum);
+    }
+}

@@ -1,0 +1,91 @@
+//! The output projection fused with cross-entropy: the logits are held for a few rows at a time, and
+//! where gradients are wanted they are computed at once, while those logits are at hand.
+
+use super::{Mode, Tape, Var};
+use crate::gemm::{Into, MatMut, MatRef, gemm};
+use crate::{Weight, kernels};
+
+/// Elements of the logits that are held at once, but never fewer than [`CHUNK_ROWS_MIN`] rows.
+const CHUNK_ELEMENTS: usize = 1 << 22;
+/// Rows per chunk at least: fewer would spend more time on laying out the projection's weights.
+const CHUNK_ROWS_MIN: usize = 256;
+
+/// What each row should predict.
+#[derive(Clone, Copy, Debug)]
+pub struct Targets<'a> {
+    /// The next token of each row, (rows).
+    pub ids: &'a [u32],
+    /// The weight of each row's loss, (rows); 0 where there is nothing to predict.
+    pub weights: &'a [f32],
+    /// What every gradient is multiplied with: 1 / the sum of all weights of the whole batch.
+    pub scale: f32,
+}
+
+/// Where to put the log-probability of each row's target.
+pub type LogProbs<'a> = Option<&'a mut [f32]>;
+
+impl Tape<'_> {
+    /// Sum over rows of weight · cross-entropy of `hidden · headᵀ` against the targets, in nats.
+    ///
+    /// On a recording tape this also adds the head's gradient and leaves that of `hidden`, so that
+    /// [`Tape::backward`] can follow.
+    ///
+    /// # Panics
+    /// When the targets are not as many as the rows, or one is outside the vocabulary.
+    pub fn cross_entropy(&mut self, hidden: &Var, head: Weight, targets: Targets<'_>, log_probs: LogProbs<'_>) -> f64 {
+        let rows = hidden.value.rows();
+        assert_eq!((targets.ids.len(), targets.weights.len()), (rows, rows), "one target a row");
+        let mut losses = std::mem::take(&mut self.memory.losses);
+        losses.clear();
+        losses.resize(rows, 0.0);
+        let mut gradient = (self.mode != Mode::Evaluate).then(|| self.device.empty(hidden.value.shape()));
+        let chunk = (CHUNK_ELEMENTS / head.rows).max(CHUNK_ROWS_MIN).min(rows.max(1));
+        for start in (0..rows).step_by(chunk) {
+            let range = start..rows.min(start + chunk);
+            let chunk_targets = Targets {
+                ids: &targets.ids[range.clone()],
+                weights: &targets.weights[range.clone()],
+                scale: targets.scale,
+            };
+            let hidden = &hidden.value.data()[range.start * head.cols..range.end * head.cols];
+            let gradient = gradient
+                .as_mut()
+                .map(|gradient| &mut gradient.data_mut()[range.start * head.cols..range.end * head.cols]);
+            self.chunk(hidden, head, chunk_targets, (&mut losses[range], gradient));
+        }
+        if let Some(gradient) = gradient {
+            self.seed_gradient(hidden, gradient);
+        }
+        if let Some(log_probs) = log_probs {
+            log_probs.iter_mut().zip(&losses).for_each(|(log_prob, loss)| *log_prob = -loss);
+        }
+        let total = losses.iter().zip(targets.weights).map(|(loss, weight)| f64::from(*loss) * f64::from(*weight)).sum();
+        self.memory.losses = losses;
+        total
+    }
+
+    fn chunk(
+        &mut self,
+        hidden: &[f32],
+        head: Weight,
+        targets: Targets<'_>,
+        (losses, gradient): (&mut [f32], Option<&mut [f32]>),
+    ) {
+        let exec = self.device.exec();
+        let rows = targets.ids.len();
+        let mut logits = self.device.empty([rows, head.rows]);
+        let hidden = MatRef::new(hidden, rows, head.cols);
+        let w = MatRef::new(self.weight(head), head.rows, head.cols);
+        gemm(exec, hidden, w.t(), MatMut::new(logits.data_mut(), rows, head.rows), Into::Overwrite);
+        let Some(gradient) = gradient else {
+            kernels::cross_entropy(exec, logits.data(), targets.ids, losses);
+            return;
+        };
+        let row_targets = kernels::RowTargets { ids: targets.ids, weights: targets.weights, scale: targets.scale };
+        kernels::cross_entropy_backward(exec, logits.data_mut(), row_targets, losses);
+        let dlogits = MatRef::new(logits.data(), rows, head.rows);
+        gemm(exec, dlogits, w, MatMut::new(gradient, rows, head.cols), Into::Overwrite);
+        let dw = MatMut::new(head.of_mut(self.flat.gradients), head.rows, head.cols);
+        gemm(exec, dlogits.t(), hidden, dw, Into::Accumulate);
+    }
+}

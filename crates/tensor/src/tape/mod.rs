@@ -1,0 +1,147 @@
+//! Reverse-mode differentiation: [`Tape`] runs a decoder's operations and records for each just what
+//! its backward pass needs.
+//!
+//! What is cheap to compute again (norms, gated activations) is not kept: the product that reads it
+//! asks its node for it in the backward pass. Gradients of weights go straight into the flat gradient
+//! buffer, each as one chain of sums over ascending rows that the next micro-batch continues. The tape
+//! must not know which model it runs.
+
+mod backward;
+mod loss;
+mod record;
+
+pub use loss::{LogProbs, Targets};
+
+use crate::kernels::RotaryTable;
+use crate::{Device, Heads, QkNorm, Tensor, Weight};
+use std::ops::Range;
+
+/// An activation on a tape: its value, and where its gradient will be.
+pub struct Var {
+    id: usize,
+    value: Tensor,
+    /// The node that can compute the value again, if that is cheap.
+    source: Option<usize>,
+}
+
+impl Var {
+    /// The value, (rows, width).
+    pub fn value(&self) -> &Tensor {
+        &self.value
+    }
+}
+
+/// Which rows of a batch stand where.
+#[derive(Clone, Copy, Debug)]
+pub struct Batch<'a> {
+    /// The position of each row in its document, (rows).
+    pub positions: &'a [u32],
+    /// The rows of each document; together they cover all rows, in ascending order.
+    pub documents: &'a [Range<usize>],
+}
+
+/// What a tape reuses from step to step, so that only the first one allocates.
+#[derive(Default)]
+pub struct TapeMemory {
+    nodes: Vec<Node>,
+    /// Gradients by variable.
+    gradients: Vec<Option<Tensor>>,
+    ids: Vec<u32>,
+    losses: Vec<f32>,
+}
+
+/// The weights that a tape reads and where it adds their gradients.
+pub struct Flat<'a> {
+    /// All weights.
+    pub weights: &'a [f32],
+    /// Gradients of all weights; empty where no backward pass will be run.
+    pub gradients: &'a mut [f32],
+    /// Where the gradient of the embedding rows goes: the table's own place, or, when the output
+    /// projection shares the table, a place apart, so that each of the two sums stays one chain.
+    pub lookup: Option<Weight>,
+}
+
+/// Runs operations forward and, if it records, can run them backward.
+pub struct Tape<'a> {
+    device: &'a Device,
+    flat: Flat<'a>,
+    batch: Batch<'a>,
+    rotary: &'a RotaryTable,
+    memory: &'a mut TapeMemory,
+    mode: Mode,
+    recording: bool,
+}
+
+/// What a tape keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Nothing: forward only.
+    Evaluate,
+    /// What each operation's backward pass needs.
+    Record,
+    /// Each layer's input; the layer is run again in the backward pass.
+    Checkpoint,
+}
+
+impl<'a> Tape<'a> {
+    /// A tape over one batch.
+    pub fn new(
+        device: &'a Device,
+        flat: Flat<'a>,
+        batch: Batch<'a>,
+        rotary: &'a RotaryTable,
+        memory: &'a mut TapeMemory,
+    ) -> Tape<'a> {
+        memory.nodes.clear();
+        memory.gradients.clear();
+        memory.ids.clear();
+        let mode = if flat.gradients.is_empty() { Mode::Evaluate } else { Mode::Record };
+        Tape { device, flat, batch, rotary, memory, mode, recording: mode != Mode::Evaluate }
+    }
+
+    /// The same tape that keeps only each layer's input (activation checkpointing).
+    pub fn with_checkpoints(mut self) -> Tape<'a> {
+        if self.mode == Mode::Record {
+            self.mode = Mode::Checkpoint;
+        }
+        self
+    }
+
+    /// The device.
+    pub fn device(&self) -> &Device {
+        self.device
+    }
+
+    fn weight(&self, weight: Weight) -> &'a [f32] {
+        weight.of(self.flat.weights)
+    }
+}
+
+/// A value that the backward pass needs: kept, or computed again by its node.
+enum Saved {
+    Kept(Tensor),
+    Again(usize),
+}
+
+/// One recorded operation. `x` and `out` are variables.
+enum Node {
+    Embed { table: Weight, ids: Range<usize>, out: usize },
+    RmsNorm { x: usize, out: usize, value: Tensor, gain: Weight, eps: f32 },
+    Linear { x: usize, out: usize, value: Saved, w: Weight, bias: Option<Weight> },
+    QkNorm { x: usize, out: usize, value: Tensor, norm: QkNorm, heads: Heads },
+    Rotary { x: usize, out: usize, heads: Heads },
+    Attend { x: usize, out: usize, kept: Attended, heads: Heads },
+    SwiGlu { x: usize, out: usize, value: Tensor },
+    Add { x: usize, y: usize, out: usize },
+    Segment { index: usize, x: usize, out: usize, value: Tensor },
+    /// The gradient of `from`, a segment's replayed input, is that of `to`, its first one.
+    Link { from: usize, to: usize },
+}
+
+/// What attention's backward pass needs.
+struct Attended {
+    qkv: Tensor,
+    out: Tensor,
+    /// Logarithm of each row's and head's sum of exponentials, (rows, heads).
+    log_sums: Tensor,
+}

@@ -1,0 +1,150 @@
+//! The forward pass of a tape: computes each operation and records its node.
+
+use super::{Attended, Mode, Node, Saved, Tape, Var};
+use crate::gemm::{Into, MatMut, MatRef, gemm};
+use crate::{Heads, Ops, QkNorm, Tensor, Weight, kernels};
+
+impl Tape<'_> {
+    /// An activation that comes from outside, such as an image's embeddings: (rows, width).
+    pub fn input(&mut self, value: Tensor) -> Var {
+        self.var(value)
+    }
+
+    pub(super) fn var(&mut self, value: Tensor) -> Var {
+        let id = self.memory.gradients.len();
+        self.memory.gradients.push(None);
+        Var { id, value, source: None }
+    }
+
+    fn push(&mut self, node: impl FnOnce() -> Node) -> Option<usize> {
+        if !self.recording {
+            return None;
+        }
+        self.memory.nodes.push(node());
+        Some(self.memory.nodes.len() - 1)
+    }
+}
+
+/// `x · wᵀ (+ bias)`.
+fn linear(tape: &Tape<'_>, x: &Tensor, w: Weight, bias: Option<Weight>) -> Tensor {
+    let exec = tape.device.exec();
+    let mut out = tape.device.empty([x.rows(), w.rows]);
+    let a = MatRef::new(x.data(), x.rows(), w.cols);
+    let b = MatRef::new(tape.weight(w), w.rows, w.cols).t();
+    gemm(exec, a, b, MatMut::new(out.data_mut(), x.rows(), w.rows), Into::Overwrite);
+    if let Some(bias) = bias {
+        kernels::add_bias(exec, out.data_mut(), tape.weight(bias));
+    }
+    out
+}
+
+impl Ops for Tape<'_> {
+    type Act = Var;
+
+    fn embed(&mut self, table: Weight, ids: &[u32]) -> Var {
+        let mut value = self.device.empty([ids.len(), table.cols]);
+        kernels::embedding(self.device.exec(), self.weight(table), ids, value.data_mut());
+        let out = self.var(value);
+        if self.recording {
+            let start = self.memory.ids.len();
+            self.memory.ids.extend_from_slice(ids);
+            let ids = start..self.memory.ids.len();
+            self.memory.nodes.push(Node::Embed { table, ids, out: out.id });
+        }
+        out
+    }
+
+    fn rms_norm(&mut self, x: &Var, gain: Weight, eps: f32) -> Var {
+        let mut value = self.device.empty([x.value.rows(), x.value.width()]);
+        kernels::rms_norm(self.device.exec(), x.value.data(), self.weight(gain), eps, value.data_mut());
+        let mut out = self.var(value);
+        let id = out.id;
+        out.source = self.push(|| Node::RmsNorm { x: x.id, out: id, value: x.value.clone(), gain, eps });
+        out
+    }
+
+    fn linear(&mut self, x: &Var, w: Weight, bias: Option<Weight>) -> Var {
+        let value = linear(self, &x.value, w, bias);
+        let out = self.var(value);
+        self.push(|| {
+            let value = match x.source {
+                Some(node) => Saved::Again(node),
+                None => Saved::Kept(x.value.clone()),
+            };
+            Node::Linear { x: x.id, out: out.id, value, w, bias }
+        });
+        out
+    }
+
+    fn qk_norm(&mut self, qkv: Var, norm: QkNorm, heads: Heads) -> Var {
+        let mut value = self.device.empty([qkv.value.rows(), heads.fused_width()]);
+        let gains = kernels::QkGains { query: self.weight(norm.query), key: self.weight(norm.key), eps: norm.eps };
+        kernels::qk_norm(self.device.exec(), qkv.value.data(), gains, heads, value.data_mut());
+        let out = self.var(value);
+        self.push(|| Node::QkNorm { x: qkv.id, out: out.id, value: qkv.value.clone(), norm, heads });
+        out
+    }
+
+    fn rotary(&mut self, qkv: Var, heads: Heads) -> Var {
+        let x = qkv.id;
+        let mut value = qkv.value;
+        kernels::rotary(self.device.exec(), value.data_mut(), self.batch.positions, self.rotary, heads);
+        let out = self.var(value);
+        self.push(|| Node::Rotary { x, out: out.id, heads });
+        out
+    }
+
+    fn attend(&mut self, qkv: Var, heads: Heads, _layer: usize) -> Var {
+        let rows = qkv.value.rows();
+        let mut value = self.device.empty([rows, heads.out_width()]);
+        let mut log_sums = self.device.empty([rows, heads.heads]);
+        kernels::attention_forward(
+            self.device.exec(),
+            kernels::AttentionBatch { qkv: qkv.value.data(), documents: self.batch.documents, heads },
+            value.data_mut(),
+            log_sums.data_mut(),
+        );
+        let out = self.var(value);
+        self.push(|| {
+            let kept = Attended { qkv: qkv.value.clone(), out: out.value.clone(), log_sums };
+            Node::Attend { x: qkv.id, out: out.id, kept, heads }
+        });
+        out
+    }
+
+    fn swiglu(&mut self, gate_up: Var) -> Var {
+        let rows = gate_up.value.rows();
+        let mut value = self.device.empty([rows, gate_up.value.width() / 2]);
+        kernels::swiglu(self.device.exec(), gate_up.value.data(), rows, value.data_mut());
+        let mut out = self.var(value);
+        let id = out.id;
+        out.source = self.push(|| Node::SwiGlu { x: gate_up.id, out: id, value: gate_up.value.clone() });
+        out
+    }
+
+    fn add(&mut self, x: Var, y: Var) -> Var {
+        let (x_id, y_id) = (x.id, y.id);
+        let mut value = y.value;
+        kernels::add_into(self.device.exec(), x.value.data(), value.data_mut());
+        let out = self.var(value);
+        self.push(|| Node::Add { x: x_id, y: y_id, out: out.id });
+        out
+    }
+
+    fn segment(
+        &mut self,
+        index: usize,
+        x: Var,
+        body: &dyn Fn(&mut Self, usize, Var) -> Var,
+    ) -> Var {
+        if self.mode != Mode::Checkpoint {
+            return body(self, index, x);
+        }
+        let (id, value) = (x.id, x.value.clone());
+        self.recording = false;
+        let out = body(self, index, x);
+        self.recording = true;
+        self.memory.nodes.push(Node::Segment { index, x: id, out: out.id, value });
+        out
+    }
+}
