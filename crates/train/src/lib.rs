@@ -6,9 +6,12 @@
 //! made or what a token means.
 
 mod error;
+mod event;
 mod options;
+pub mod report;
 mod schedule;
 
 pub use error::{Error, Result};
+pub use event::{Event, Kind, StepMetrics};
 pub use options::{MuonScale, OptimiserKind, OptimiserOptions, TrainOptions};
 pub use schedule::{Decay, Schedule, ScheduleKind};
