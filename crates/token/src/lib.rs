@@ -1,1 +1,34 @@
-//! To be written.
+//! Text ↔ ids: tokenizer training, encoding, decoding, chat messages and templates, packed shards of ids.
+//! Must not know models, tensors or how ids are generated.
+//!
+//! ```
+//! use token::{Tokenizer, TrainOptions};
+//! let documents = ["the cat, the hat, the 猫", "那只猫和那顶帽子"];
+//! let tokenizer = Tokenizer::train(&documents, &TrainOptions { vocab_size: 300, ..Default::default() }, 1)?;
+//! let ids = tokenizer.encode("the cat 猫");
+//! assert_eq!(tokenizer.decode(&ids), "the cat 猫");
+//! # Ok::<(), token::Error>(())
+//! ```
+
+mod bpe;
+mod chat;
+mod class_table;
+mod classes;
+mod clock;
+mod decode;
+mod error;
+mod file;
+mod hash;
+mod pretoken;
+mod tokenizer;
+mod train;
+
+pub mod pack;
+pub mod shard;
+
+pub use chat::{CHATML, ChatIds, ChatTemplate, Message, Role};
+pub use decode::{SpecialTokens, StreamDecoder};
+pub use error::{Error, Result};
+pub use pretoken::{DIGITS_MAX, PreTokens, pattern};
+pub use tokenizer::{END_OF_TEXT, MESSAGE_END, MESSAGE_START, Settings, Tokenizer, TrainOptions};
+pub use train::WordCounts;

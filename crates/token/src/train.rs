@@ -1,0 +1,265 @@
+//! Learning merges from texts: counts of pre-tokens, then byte-pair merges by descending count.
+//! Knows pre-tokens; must not know files, ids of special tokens or how text is encoded later.
+//!
+//! The result does not depend on the number of threads: counts are exact integers, and pairs of equal count are
+//! merged in ascending order of their ids.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, HashSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::hash::BuildWordHasher;
+use crate::pretoken::PreTokens;
+
+/// Pre-tokens longer than this (base64, Han text without punctuation …) are counted in pieces.
+/// Only training does so: a pair at such a cut is not counted, and encoding still merges across it.
+const WORD_BYTES_MAX: usize = 256;
+
+/// How often each pre-token occurs in the texts seen so far.
+#[derive(Default)]
+pub struct WordCounts {
+    counts: HashMap<Box<[u8]>, u64, BuildWordHasher>,
+}
+
+/// Two neighbouring symbols, in order.
+pub(crate) type Pair = (u32, u32);
+
+/// When to stop merging.
+pub(crate) struct MergeLimits {
+    /// The number of merges.
+    pub merges_max: usize,
+    /// Pairs that occur less often are not merged.
+    pub count_min: u64,
+    /// Merges whose bytes would be longer are left out.
+    pub token_bytes_max: usize,
+    /// The texts of the special tokens: no merge may make one of them, since a text names one id only.
+    pub special_tokens: Vec<String>,
+}
+
+impl WordCounts {
+    /// Adds the pre-tokens of `documents`, with up to `threads` threads.
+    ///
+    /// These threads live for this call only. Preprocessing in batches is the one place outside `tensor::Pool` that
+    /// starts threads, because this crate may not depend on `tensor`; the caller says how many.
+    pub fn add<S: AsRef<str> + Sync>(&mut self, documents: &[S], digits: usize, threads: usize) {
+        let next = AtomicUsize::new(0);
+        let threads = threads.clamp(1, documents.len().max(1));
+        let parts = std::thread::scope(|scope| {
+            let count = || count_words(documents, digits, &next);
+            let others: Vec<_> = (1..threads).map(|_| scope.spawn(count)).collect();
+            let mut parts = vec![count()];
+            parts.extend(others.into_iter().map(|other| other.join().expect("counting does not panic")));
+            parts
+        });
+        for part in parts {
+            for (word, count) in part {
+                match self.counts.get_mut(word) {
+                    Some(total) => *total += count,
+                    None => _ = self.counts.insert(word.into(), count),
+                }
+            }
+        }
+    }
+
+    /// The number of different pre-tokens.
+    pub fn len(&self) -> usize {
+        self.counts.len()
+    }
+
+    /// True when no text has been seen.
+    pub fn is_empty(&self) -> bool {
+        self.counts.is_empty()
+    }
+}
+
+/// The merges in the order in which they were learnt. Symbols 0 to 255 are the bytes; merge `i` makes symbol 256 + `i`.
+pub(crate) fn learn_merges(words: WordCounts, limits: &MergeLimits) -> Vec<Pair> {
+    let mut state = Merger::new(words);
+    let mut queue: BinaryHeap<(u64, Reverse<Pair>, u32)> = BinaryHeap::new();
+    state.enqueue(0, limits.count_min, &mut queue);
+    let mut merges = Vec::with_capacity(limits.merges_max);
+    let mut tokens: Vec<Vec<u8>> = (0..=255).map(|byte| vec![byte]).collect();
+    let special = limits.special_tokens.iter().map(|special| special.clone().into_bytes());
+    let mut taken: HashSet<Vec<u8>> = tokens.iter().cloned().chain(special).collect();
+    while merges.len() < limits.merges_max {
+        let Some((count, Reverse(pair), index)) = queue.pop() else { break };
+        let current = state.pairs[index as usize].count;
+        if current < count {
+            // Counts only fall once a pair has been queued; one that fell goes back to its new place.
+            if current >= limits.count_min {
+                queue.push((current, Reverse(pair), index));
+            }
+            continue;
+        }
+        let token = [&tokens[pair.0 as usize][..], &tokens[pair.1 as usize]].concat();
+        if token.len() > limits.token_bytes_max || !taken.insert(token.clone()) {
+            continue;
+        }
+        let first_new = state.pairs.len();
+        state.merge(pair, index, 256 + merges.len() as u32);
+        state.enqueue(first_new, limits.count_min, &mut queue);
+        merges.push(pair);
+        tokens.push(token);
+    }
+    merges
+}
+
+/// Takes documents off the shared counter, some at a time, and counts their words without copying them.
+fn count_words<'text, S: AsRef<str>>(
+    documents: &'text [S],
+    digits: usize,
+    next: &AtomicUsize,
+) -> HashMap<&'text [u8], u64, BuildWordHasher> {
+    const STRIDE: usize = 16;
+    let mut counts: HashMap<&[u8], u64, BuildWordHasher> = HashMap::default();
+    loop {
+        let first = next.fetch_add(STRIDE, Ordering::Relaxed);
+        if first >= documents.len() {
+            return counts;
+        }
+        for document in &documents[first..documents.len().min(first + STRIDE)] {
+            for word in PreTokens::new(document.as_ref(), digits) {
+                if word.len() <= WORD_BYTES_MAX {
+                    *counts.entry(word).or_insert(0) += 1;
+                } else {
+                    word.chunks(WORD_BYTES_MAX).for_each(|piece| *counts.entry(piece).or_insert(0) += 1);
+                }
+            }
+        }
+    }
+}
+
+struct PairState {
+    pair: Pair,
+    count: u64,
+    /// Words that held the pair at some time; some may hold it no longer, some stand here twice.
+    words: Vec<u32>,
+}
+
+/// The words as symbols, and for each pair its exact count and the words to look into.
+struct Merger {
+    symbols: Vec<u32>,
+    /// Start in `symbols` and current length of each word.
+    spans: Vec<(usize, u32)>,
+    word_counts: Vec<u64>,
+    pairs: Vec<PairState>,
+    index: HashMap<u64, u32, BuildWordHasher>,
+}
+
+impl Merger {
+    fn new(words: WordCounts) -> Merger {
+        let mut state = Merger {
+            symbols: Vec::new(),
+            spans: Vec::new(),
+            word_counts: Vec::new(),
+            pairs: Vec::new(),
+            index: HashMap::default(),
+        };
+        // Byte pairs are few: a flat table spares the hashing of the first and longest pass.
+        let mut byte_pairs = vec![u32::MAX; 1 << 16];
+        for (bytes, count) in words.counts {
+            if bytes.len() < 2 {
+                continue;
+            }
+            let word = state.spans.len() as u32;
+            state.spans.push((state.symbols.len(), bytes.len() as u32));
+            state.word_counts.push(count);
+            state.symbols.extend(bytes.iter().map(|&byte| u32::from(byte)));
+            for pair in bytes.windows(2) {
+                let slot = &mut byte_pairs[usize::from(pair[0]) << 8 | usize::from(pair[1])];
+                if *slot == u32::MAX {
+                    *slot = state.pairs.len() as u32;
+                    let pair = (u32::from(pair[0]), u32::from(pair[1]));
+                    state.pairs.push(PairState { pair, count: 0, words: Vec::new() });
+                }
+                state.pairs[*slot as usize].add(count, word);
+            }
+        }
+        for (position, state_of) in state.pairs.iter().enumerate() {
+            state.index.insert(key(state_of.pair), position as u32);
+        }
+        state
+    }
+
+    /// Queues the pairs from `first` on that occur often enough; the others never will, so their word lists go.
+    fn enqueue(&mut self, first: usize, count_min: u64, queue: &mut BinaryHeap<(u64, Reverse<Pair>, u32)>) {
+        for (offset, state) in self.pairs[first..].iter_mut().enumerate() {
+            if state.count >= count_min {
+                queue.push((state.count, Reverse(state.pair), (first + offset) as u32));
+            } else {
+                state.words = Vec::new();
+            }
+        }
+    }
+
+    /// Replaces `pair` by `merged` in all words, from left to right in each.
+    fn merge(&mut self, pair: Pair, index: u32, merged: u32) {
+        let words = std::mem::take(&mut self.pairs[index as usize].words);
+        for word in words {
+            self.merge_word(word, pair, merged);
+        }
+        self.pairs[index as usize].count = 0;
+    }
+
+    fn merge_word(&mut self, word: u32, (left, right): Pair, merged: u32) {
+        let (start, length) = self.spans[word as usize];
+        let count = self.word_counts[word as usize];
+        let end = start + length as usize;
+        let Some(first) =
+            self.symbols[start..end].windows(2).position(|window| window[0] == left && window[1] == right)
+        else {
+            return;
+        };
+        let (mut read, mut write) = (start + first, start + first);
+        while read < end {
+            if self.symbols[read] == left && read + 1 < end && self.symbols[read + 1] == right {
+                if write > start {
+                    let before = self.symbols[write - 1];
+                    self.subtract((before, left), count);
+                    self.add((before, merged), count, word);
+                }
+                if read + 2 < end {
+                    let after = self.symbols[read + 2];
+                    self.subtract((right, after), count);
+                    self.add((merged, after), count, word);
+                }
+                self.symbols[write] = merged;
+                read += 2;
+            } else {
+                self.symbols[write] = self.symbols[read];
+                read += 1;
+            }
+            write += 1;
+        }
+        self.spans[word as usize].1 = (write - start) as u32;
+    }
+
+    fn add(&mut self, pair: Pair, count: u64, word: u32) {
+        let index = *self.index.entry(key(pair)).or_insert_with(|| {
+            self.pairs.push(PairState { pair, count: 0, words: Vec::new() });
+            self.pairs.len() as u32 - 1
+        });
+        self.pairs[index as usize].add(count, word);
+    }
+
+    fn subtract(&mut self, pair: Pair, count: u64) {
+        if let Some(&index) = self.index.get(&key(pair)) {
+            let total = &mut self.pairs[index as usize].count;
+            debug_assert!(*total >= count, "counts are exact, so what is taken away was there");
+            *total -= count;
+        }
+    }
+}
+
+impl PairState {
+    fn add(&mut self, count: u64, word: u32) {
+        self.count += count;
+        if self.words.last() != Some(&word) {
+            self.words.push(word);
+        }
+    }
+}
+
+fn key((left, right): Pair) -> u64 {
+    u64::from(left) << 32 | u64::from(right)
+}
