@@ -3,22 +3,25 @@
 mod device;
 mod error;
 mod exec;
+pub mod gemm;
 mod isa;
-mod ops;
 pub mod kernels;
 mod ops;
 mod pool;
 pub mod reference;
+mod scratch;
 pub mod simd;
+mod tape;
 mod tensor;
 
 pub use device::Device;
 pub use error::Error;
 pub use exec::Exec;
 pub use isa::{ISA_VARIABLE, Isa};
-pub use ops::{Heads, Ops, QkNorm, Weight};
 pub use kernels::KEY_BLOCK;
 pub use ops::{Heads, Ops, QkNorm, Weight};
 pub use pool::{Disjoint, Pool};
+pub use scratch::{Loan, Scratch};
 pub use simd::AlignedBuffer;
+pub use tape::{Batch, Flat, LogProbs, Mode, Tape, TapeMemory, Targets, Var};
 pub use tensor::{Shape, Tensor};
