@@ -45,3 +45,66 @@ fn flag_cell() -> &'static Arc<AtomicBool> {
     static FLAG: OnceLock<Arc<AtomicBool>> = OnceLock::new();
     FLAG.get_or_init(|| Arc::new(AtomicBool::new(false)))
 }
+
+#[cfg(all(test, unix))]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::io::{BufRead, BufReader};
+    use std::process::{Child, ChildStdout, Command, Stdio};
+    use std::time::{Duration, Instant};
+
+    const CHILD: &str = "TAOYE_TEST_INTERRUPT_CHILD";
+
+    /// What the child process of the tests below runs: it announces that it is ready and that the flag is set.
+    #[test]
+    fn child() {
+        if std::env::var_os(CHILD).is_none() {
+            assert!(!requested());
+            return;
+        }
+        install().unwrap();
+        install().unwrap();
+        println!("\nready");
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let mut announced = false;
+        while Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+            if requested() && !announced {
+                println!("\nstopping");
+                announced = true;
+            }
+        }
+    }
+
+    fn wait_for(output: &mut BufReader<ChildStdout>, wanted: &str) {
+        let mut line = String::new();
+        while line.trim() != wanted {
+            line.clear();
+            assert_ne!(output.read_line(&mut line).unwrap(), 0, "the child ended before {wanted}");
+        }
+    }
+
+    fn send(child: &Child, signal: &str) {
+        assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
+    }
+
+    #[test]
+    fn the_first_signal_sets_the_flag_and_the_second_ends() {
+        for (first, second) in [("-INT", "-INT"), ("-TERM", "-INT"), ("-INT", "-TERM")] {
+            let mut child = Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", "interrupt::tests::child", "--nocapture"])
+                .env(CHILD, "1")
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            let mut output = BufReader::new(child.stdout.take().unwrap());
+            wait_for(&mut output, "ready");
+            send(&child, first);
+            wait_for(&mut output, "stopping");
+            assert!(child.try_wait().unwrap().is_none(), "one signal alone ends nothing");
+            send(&child, second);
+            assert_eq!(child.wait().unwrap().code(), Some(EXIT_STATUS), "{first} {second}");
+        }
+    }
+}

@@ -24,21 +24,9 @@ pub fn write_atomic<F>(path: &Path, write: F) -> Result<()>
 where
     F: FnOnce(&mut BufWriter<File>) -> io::Result<()>,
 {
-    let folder = parent_of(path);
-    create_folder(folder)?;
-    let temporary = Temporary { path: temporary_name(path), armed: true };
-    let file = File::create_new(&temporary.path).map_err(|error| Error::io("create", path, error))?;
-    let mut writer = BufWriter::with_capacity(BUFFER_BYTES, file);
-    let written = write(&mut writer).and_then(|()| writer.flush()).and_then(|()| writer.get_ref().sync_all());
-    if let Err(error) = written {
-        // Dismantled by hand: dropping the writer would try to flush once more into a full disk.
-        let _ = writer.into_parts();
-        return Err(Error::io("write", path, error));
-    }
-    drop(writer);
-    std::fs::rename(&temporary.path, path).map_err(|error| Error::io("replace", path, error))?;
-    temporary.disarm();
-    sync_folder(folder).map_err(|error| Error::io("sync the folder of", path, error))
+    let mut file = AtomicFile::create(path)?;
+    write(file.writer()).map_err(|error| Error::io("write", path, error))?;
+    file.commit()
 }
 
 /// [`write_atomic`], packed as the name's ending says: `.gz`, `.zst`, else plain.
@@ -49,20 +37,137 @@ pub fn write_atomic_compressed<F>(path: &Path, write: F) -> Result<()>
 where
     F: FnOnce(&mut dyn Write) -> io::Result<()>,
 {
-    write_atomic(path, |file| match Compression::of(path) {
-        Compression::None => write(file),
-        Compression::Gzip => {
-            let mut encoder = flate2::write::GzEncoder::new(file, flate2::Compression::default());
-            write(&mut encoder)?;
-            encoder.finish().map(|_| ())
+    let mut file = PackedFile::create(path)?;
+    write(&mut file).map_err(|error| Error::io("write", path, error))?;
+    file.commit()
+}
+
+/// [`write_atomic`] for several files at once or over a long time: write, then [`AtomicFile::commit`].
+/// Dropped without a commit, it removes its temporary and leaves the old file as it was.
+pub struct AtomicFile {
+    path: PathBuf,
+    temporary: PathBuf,
+    /// None once committed.
+    writer: Option<BufWriter<File>>,
+}
+
+impl AtomicFile {
+    /// Makes the temporary beside `path`, and missing parent folders.
+    ///
+    /// # Errors
+    /// [`Error::Io`] naming `path`.
+    pub fn create(path: &Path) -> Result<Self> {
+        create_folder(parent_of(path))?;
+        let temporary = temporary_path(path);
+        let file = File::create_new(&temporary).map_err(|error| Error::io("create", path, error))?;
+        let writer = Some(BufWriter::with_capacity(BUFFER_BYTES, file));
+        Ok(Self { path: path.to_path_buf(), temporary, writer })
+    }
+
+    /// Syncs what was written and renames it into place.
+    ///
+    /// # Errors
+    /// As [`write_atomic`]; the old file remains.
+    pub fn commit(mut self) -> Result<()> {
+        let writer = self.writer();
+        writer
+            .flush()
+            .and_then(|()| writer.get_ref().sync_all())
+            .map_err(|error| Error::io("write", &self.path, error))?;
+        std::fs::rename(&self.temporary, &self.path)
+            .map_err(|error| Error::io("replace", &self.path, error))?;
+        self.writer = None;
+        sync_folder(parent_of(&self.path)).map_err(|error| Error::io("sync the folder of", &self.path, error))
+    }
+
+    fn writer(&mut self) -> &mut BufWriter<File> {
+        self.writer.as_mut().expect("the writer is taken by commit alone, which consumes the file")
+    }
+}
+
+impl Write for AtomicFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.writer().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.writer().flush()
+    }
+}
+
+impl Drop for AtomicFile {
+    fn drop(&mut self) {
+        if let Some(writer) = self.writer.take() {
+            // Dismantled by hand: dropping the writer would try to flush once more into a full disk.
+            let _ = writer.into_parts();
+            let _ = std::fs::remove_file(&self.temporary);
         }
-        Compression::Zstd => {
-            let mut encoder = zstd::stream::write::Encoder::new(file, ZSTD_LEVEL)?;
-            encoder.include_checksum(true)?;
-            write(&mut encoder)?;
-            encoder.finish().map(|_| ())
+    }
+}
+
+/// An [`AtomicFile`] packed as its name's ending says: `.gz`, `.zst`, else plain.
+pub struct PackedFile {
+    path: PathBuf,
+    encoder: Encoder,
+}
+
+enum Encoder {
+    Plain(AtomicFile),
+    Gzip(flate2::write::GzEncoder<AtomicFile>),
+    Zstd(zstd::stream::write::Encoder<'static, AtomicFile>),
+}
+
+impl PackedFile {
+    /// As [`AtomicFile::create`].
+    ///
+    /// # Errors
+    /// [`Error::Io`] naming `path`.
+    pub fn create(path: &Path) -> Result<Self> {
+        let file = AtomicFile::create(path)?;
+        let encoder = match Compression::of(path) {
+            Compression::None => Encoder::Plain(file),
+            Compression::Gzip => {
+                Encoder::Gzip(flate2::write::GzEncoder::new(file, flate2::Compression::default()))
+            }
+            Compression::Zstd => Encoder::Zstd(
+                zstd::stream::write::Encoder::new(file, ZSTD_LEVEL)
+                    .and_then(|mut encoder| encoder.include_checksum(true).map(|()| encoder))
+                    .map_err(|error| Error::io("pack", path, error))?,
+            ),
+        };
+        Ok(Self { path: path.to_path_buf(), encoder })
+    }
+
+    /// As [`AtomicFile::commit`].
+    ///
+    /// # Errors
+    /// As [`write_atomic`]; the old file remains.
+    pub fn commit(self) -> Result<()> {
+        let file = match self.encoder {
+            Encoder::Plain(file) => Ok(file),
+            Encoder::Gzip(encoder) => encoder.finish(),
+            Encoder::Zstd(encoder) => encoder.finish(),
+        };
+        file.map_err(|error| Error::io("write", &self.path, error))?.commit()
+    }
+}
+
+impl Write for PackedFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match &mut self.encoder {
+            Encoder::Plain(file) => file.write(bytes),
+            Encoder::Gzip(encoder) => encoder.write(bytes),
+            Encoder::Zstd(encoder) => encoder.write(bytes),
         }
-    })
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match &mut self.encoder {
+            Encoder::Plain(file) => file.flush(),
+            Encoder::Gzip(encoder) => encoder.flush(),
+            Encoder::Zstd(encoder) => encoder.flush(),
+        }
+    }
 }
 
 /// [`write_atomic`] of bytes that are already in memory.
@@ -79,6 +184,14 @@ pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
 /// [`Error::Io`] naming the folder.
 pub fn create_folder(folder: &Path) -> Result<()> {
     std::fs::create_dir_all(folder).map_err(|error| Error::io("create folder", folder, error))
+}
+
+/// A fresh name beside `path`, which [`remove_stale_temporaries`] recognises.
+pub fn temporary_path(path: &Path) -> PathBuf {
+    static COUNTER: AtomicU64 = AtomicU64::new(0);
+    let count = COUNTER.fetch_add(1, Ordering::Relaxed);
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    parent_of(path).join(format!(".{name}.{}.{count}{TEMPORARY_SUFFIX}", std::process::id()))
 }
 
 /// Removes temporaries that a killed process left directly in `folder`; returns how many.
@@ -98,33 +211,6 @@ pub fn remove_stale_temporaries(folder: &Path) -> Result<usize> {
         }
     }
     Ok(removed)
-}
-
-/// Removes the temporary file when dropped, unless it was renamed into place.
-struct Temporary {
-    path: PathBuf,
-    armed: bool,
-}
-
-impl Temporary {
-    fn disarm(mut self) {
-        self.armed = false;
-    }
-}
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        if self.armed {
-            let _ = std::fs::remove_file(&self.path);
-        }
-    }
-}
-
-fn temporary_name(path: &Path) -> PathBuf {
-    static COUNTER: AtomicU64 = AtomicU64::new(0);
-    let count = COUNTER.fetch_add(1, Ordering::Relaxed);
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    parent_of(path).join(format!(".{name}.{}.{count}{TEMPORARY_SUFFIX}", std::process::id()))
 }
 
 fn parent_of(path: &Path) -> &Path {
@@ -212,10 +298,22 @@ mod tests {
     }
 
     #[test]
+    fn what_is_not_committed_leaves_no_trace() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["plain.txt", "packed.gz", "packed.zst"] {
+            let mut file = PackedFile::create(&folder.path().join(name)).unwrap();
+            file.write_all(&vec![3; 2 * BUFFER_BYTES]).unwrap();
+            assert_eq!(names(folder.path()).len(), 1);
+            drop(file);
+            assert!(names(folder.path()).is_empty(), "{name}");
+        }
+    }
+
+    #[test]
     fn stale_temporaries_are_removed_and_nothing_else() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("model.bin");
-        std::fs::write(temporary_name(&path), b"half").unwrap();
+        std::fs::write(temporary_path(&path), b"half").unwrap();
         std::fs::write(folder.path().join(".hidden"), b"mine").unwrap();
         write_bytes(&path, b"whole").unwrap();
         assert_eq!(remove_stale_temporaries(folder.path()).unwrap(), 1);
