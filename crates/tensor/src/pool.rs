@@ -2,6 +2,7 @@
 //! Must not know any kernel. Nothing else in the workspace spawns threads for arithmetic.
 #![allow(unsafe_code)]
 
+use crate::Scratch;
 use std::any::Any;
 use std::cell::{Cell, UnsafeCell};
 use std::ops::Range;
@@ -22,6 +23,7 @@ pub struct Pool {
     workers: Vec<JoinHandle<()>>,
     /// Held by the one caller whose job is running.
     turn: Mutex<()>,
+    scratch: Scratch,
 }
 
 /// A kernel's body: called with (task, thread).
@@ -88,12 +90,17 @@ impl Pool {
                     .expect("the operating system grants the pool its threads")
             })
             .collect();
-        Pool { shared, workers, turn: Mutex::new(()) }
+        Pool { shared, workers, turn: Mutex::new(()), scratch: Scratch::default() }
     }
 
     /// Threads, the caller's included.
     pub fn threads(&self) -> usize {
         self.workers.len() + 1
+    }
+
+    /// Work space for kernels.
+    pub fn scratch(&self) -> &Scratch {
+        &self.scratch
     }
 
     /// Calls `body(task, thread)` once for every task in `0..tasks`, in no particular order, on all threads

@@ -1,0 +1,218 @@
+//! The innermost kernel of a matrix product: a tile of C kept in registers while k runs, and the table of its
+//! instances. Knows packed operands only; must not know where they come from.
+#![allow(unsafe_code)]
+
+use crate::Isa;
+use crate::simd::{Array, Vector};
+
+/// The most values of k that one call covers: a packed panel of B then fits half of a first-level cache.
+pub(super) const DEPTH_MAX: usize = 256;
+/// Distance in floats between the rows of a packed row-major tile of A: a constant, so that one base register and
+/// displacements reach all rows; not a power of two, so that the rows fall into different cache sets.
+pub(super) const ROW_STRIDE: usize = DEPTH_MAX + 16;
+/// The most rows that any instance's tile has.
+pub(super) const ROWS_MAX: usize = 14;
+
+/// One call: `c[row][column] = c[row][column] (or 0) + Σ_k a[row][k] · b[k][column]`, each output one chain of fused
+/// multiply-adds over ascending k.
+#[derive(Clone, Copy)]
+pub(super) struct Call {
+    /// Values of k, at most `DEPTH_MAX`.
+    pub depth: usize,
+    /// Packed tile of A in the instance's form.
+    pub a: *const f32,
+    /// Packed panel of B: `depth` × `2 · lanes`, zero beyond the last column.
+    pub b: *const f32,
+    /// The tile's first output.
+    pub c: *mut f32,
+    /// Distance between rows of C in floats.
+    pub c_stride: usize,
+    /// Columns to write: 1 ..= 2 · lanes.
+    pub columns: usize,
+    /// Whether the chains start at 0 rather than at C's value.
+    pub from_zero: bool,
+}
+
+/// A kernel for a fixed number of rows.
+///
+/// # Safety
+/// The processor has the instance's features and every pointer covers what [`Call`] says.
+pub(super) type Kernel = unsafe fn(&Call);
+
+/// The instances for one instruction set.
+#[derive(Clone, Copy)]
+pub(super) struct Kernels {
+    /// Columns of a panel: two registers.
+    pub columns: usize,
+    /// Rows of the largest tile.
+    pub rows: usize,
+    /// For A packed `[row][ROW_STRIDE]`, indexed by rows - 1.
+    pub by_row: &'static [Kernel; ROWS_MAX],
+    /// For A packed `[k][rows]`, `rows` being the tile's own, indexed by rows - 1.
+    pub by_depth: &'static [Kernel; ROWS_MAX],
+}
+
+/// The table for `isa`.
+pub(super) fn kernels(isa: Isa) -> Kernels {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => x86::AVX512,
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => x86::AVX2,
+        #[cfg(target_arch = "x86_64")]
+        Isa::Emulated16 if Isa::Avx2.is_available() => x86::EMULATED16,
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon => aarch64::NEON,
+        Isa::Emulated16 => EMULATED16,
+        _ => PORTABLE,
+    }
+}
+
+/// The body of every instance.
+#[inline(always)]
+unsafe fn tile<V: Vector, const ROWS: usize, const BY_ROW: bool>(call: &Call) {
+    let Call { depth, a, mut b, c, c_stride, columns, from_zero } = *call;
+    let (row_stride, depth_stride) = if BY_ROW { (ROW_STRIDE, 1) } else { (1, ROWS) };
+    // Each output's whole chain lives here: two registers a row.
+    let mut sums = [[unsafe { V::zero() }; 2]; ROWS_MAX];
+    let whole = columns == 2 * V::LANES;
+    macro_rules! each_row {
+        ($row:ident => $body:expr) => {
+            each_row!(@ $row, $body, 0 1 2 3 4 5 6 7 8 9 10 11 12 13)
+        };
+        (@ $row:ident, $body:expr, $($number:literal)*) => {
+            $({ const $row: usize = $number; if $row < ROWS { $body } })*
+        };
+    }
+    // SAFETY: the caller promises that the pointers cover the tile, the panel and C's rows.
+    unsafe {
+        if !from_zero {
+            let (low, high) = split(columns, V::LANES);
+            each_row!(ROW => {
+                let row = c.add(ROW * c_stride);
+                if whole {
+                    sums[ROW] = [V::load(row), V::load(row.add(V::LANES))];
+                } else {
+                    sums[ROW][0] = V::load_partial(row, low);
+                    if high > 0 {
+                        sums[ROW][1] = V::load_partial(row.add(V::LANES), high);
+                    }
+                }
+            });
+        }
+        let mut a = a;
+        for _ in 0..depth {
+            let b_low = V::load(b);
+            let b_high = V::load(b.add(V::LANES));
+            each_row!(ROW => {
+                let factor = V::splat(*a.add(ROW * row_stride));
+                sums[ROW][0] = factor.fma(b_low, sums[ROW][0]);
+                sums[ROW][1] = factor.fma(b_high, sums[ROW][1]);
+            });
+            a = a.add(depth_stride);
+            b = b.add(2 * V::LANES);
+        }
+        if whole {
+            each_row!(ROW => {
+                let row = c.add(ROW * c_stride);
+                sums[ROW][0].store(row);
+                sums[ROW][1].store(row.add(V::LANES));
+            });
+        } else {
+            let (low, high) = split(columns, V::LANES);
+            each_row!(ROW => {
+                let row = c.add(ROW * c_stride);
+                sums[ROW][0].store_partial(row, low);
+                if high > 0 {
+                    sums[ROW][1].store_partial(row.add(V::LANES), high);
+                }
+            });
+        }
+    }
+}
+
+/// How many of `columns` fall into the first and into the second register.
+#[inline(always)]
+fn split(columns: usize, lanes: usize) -> (usize, usize) {
+    if columns < lanes { (columns, 0) } else { (lanes, columns - lanes) }
+}
+
+/// The table of one instance: a function for each number of rows, compiled with the instance's features.
+macro_rules! instances {
+    ($table:ident, $vector:ty, rows $rows:literal $(, features $features:literal)?) => {
+        pub(in crate::gemm) const $table: Kernels = {
+            $(#[target_feature(enable = $features)])?
+            unsafe fn by_row<const ROWS: usize>(call: &Call) {
+                // SAFETY: this function has the features, its caller upholds the rest.
+                unsafe { tile::<$vector, ROWS, true>(call) }
+            }
+            $(#[target_feature(enable = $features)])?
+            unsafe fn by_depth<const ROWS: usize>(call: &Call) {
+                // SAFETY: this function has the features, its caller upholds the rest.
+                unsafe { tile::<$vector, ROWS, false>(call) }
+            }
+            Kernels {
+                columns: 2 * <$vector as Vector>::LANES,
+                rows: $rows,
+                by_row: &[
+                    by_row::<{ least(1, $rows) }>,
+                    by_row::<{ least(2, $rows) }>,
+                    by_row::<{ least(3, $rows) }>,
+                    by_row::<{ least(4, $rows) }>,
+                    by_row::<{ least(5, $rows) }>,
+                    by_row::<{ least(6, $rows) }>,
+                    by_row::<{ least(7, $rows) }>,
+                    by_row::<{ least(8, $rows) }>,
+                    by_row::<{ least(9, $rows) }>,
+                    by_row::<{ least(10, $rows) }>,
+                    by_row::<{ least(11, $rows) }>,
+                    by_row::<{ least(12, $rows) }>,
+                    by_row::<{ least(13, $rows) }>,
+                    by_row::<{ least(14, $rows) }>,
+                ],
+                by_depth: &[
+                    by_depth::<{ least(1, $rows) }>,
+                    by_depth::<{ least(2, $rows) }>,
+                    by_depth::<{ least(3, $rows) }>,
+                    by_depth::<{ least(4, $rows) }>,
+                    by_depth::<{ least(5, $rows) }>,
+                    by_depth::<{ least(6, $rows) }>,
+                    by_depth::<{ least(7, $rows) }>,
+                    by_depth::<{ least(8, $rows) }>,
+                    by_depth::<{ least(9, $rows) }>,
+                    by_depth::<{ least(10, $rows) }>,
+                    by_depth::<{ least(11, $rows) }>,
+                    by_depth::<{ least(12, $rows) }>,
+                    by_depth::<{ least(13, $rows) }>,
+                    by_depth::<{ least(14, $rows) }>,
+                ],
+            }
+        };
+    };
+}
+
+/// Entries beyond an instance's largest tile repeat the largest.
+const fn least(a: usize, b: usize) -> usize {
+    if a < b { a } else { b }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::*;
+    use crate::simd::{Avx2, Avx512};
+
+    instances!(AVX512, Avx512, rows 14, features "avx512f,avx512vl,avx512dq,avx512bw,avx2,fma");
+    instances!(AVX2, Avx2, rows 6, features "avx2,fma");
+    instances!(EMULATED16, Array<16>, rows 14, features "avx2,fma");
+}
+
+#[cfg(target_arch = "aarch64")]
+mod aarch64 {
+    use super::*;
+    use crate::simd::Neon;
+
+    instances!(NEON, Neon, rows 14, features "neon");
+}
+
+instances!(EMULATED16, Array<16>, rows 14);
+instances!(PORTABLE, Array<4>, rows 6);
