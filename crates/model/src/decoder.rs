@@ -4,6 +4,7 @@
 
 use crate::layout::LayerWeights;
 use crate::{Config, Layout};
+use tensor::kernels::RotaryTable;
 use tensor::{Ops, Weight};
 
 /// A decoder's structure: its configuration and where its weights lie.
@@ -66,6 +67,12 @@ impl Decoder {
     /// The output projection, (vocab, width).
     pub fn head(&self) -> Weight {
         self.layout.head
+    }
+
+    /// Cosines and sines of the rotary embedding for the first `positions` positions.
+    pub fn rotary_table(&self, positions: usize) -> RotaryTable {
+        let config = &self.config;
+        RotaryTable::new(config.head_dim, config.head_dim, f64::from(config.rope_theta), positions)
     }
 
     /// The configuration.

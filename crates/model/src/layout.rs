@@ -4,7 +4,7 @@
 //! each group is also one [`Weight`]. It must not know what the numbers are.
 
 use crate::Config;
-use tensor::{QkNorm, Weight};
+use tensor::{Device, QkNorm, Weight};
 
 /// A named parameter.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,6 +100,28 @@ impl Layout {
     /// Elements of the flat buffer.
     pub fn len(&self) -> usize {
         self.len
+    }
+
+    /// Elements of the gradient buffer: one for each parameter and, with tied embeddings, a second table
+    /// apart for the gradient of the embedding rows. It is added to the first by
+    /// [`Layout::finish_gradients`] once the whole batch is through, so that each of the two gradients is
+    /// one chain of sums however the batch is cut.
+    pub fn gradient_len(&self) -> usize {
+        self.len + self.lookup().map_or(0, |lookup| lookup.len())
+    }
+
+    /// Where the gradient of the embedding rows goes when it has a place apart.
+    pub fn lookup(&self) -> Option<Weight> {
+        (self.head == self.embedding).then_some(Weight { offset: self.len, ..self.embedding })
+    }
+
+    /// Completes the gradients of a whole batch; the first [`Layout::len`] elements are then those of the
+    /// parameters.
+    pub fn finish_gradients(&self, device: &Device, gradients: &mut [f32]) {
+        let Some(lookup) = self.lookup() else { return };
+        let (parameters, rows) = gradients.split_at_mut(self.len);
+        let table = self.embedding.of_mut(parameters);
+        tensor::kernels::add_into(device.exec(), &rows[..lookup.len()], table);
     }
 
     /// Whether there are no parameters.

@@ -10,6 +10,7 @@ mod decoder;
 mod error;
 mod layout;
 mod parameters;
+mod pass;
 mod weights_file;
 
 pub use config::{Config, Family};
@@ -17,3 +18,4 @@ pub use decoder::Decoder;
 pub use error::Error;
 pub use layout::{Entry, Layout, Role};
 pub use parameters::Parameters;
+pub use pass::{Pass, Rows};

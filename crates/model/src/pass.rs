@@ -1,0 +1,72 @@
+//! One training or scoring pass of the decoder over packed documents: forward, loss and, where
+//! gradients are wanted, backward. It must not know where the documents come from nor what is done
+//! with the gradients.
+
+use crate::Decoder;
+use tensor::kernels::RotaryTable;
+use tensor::{Batch, Device, Flat, LogProbs, Tape, TapeMemory, Targets};
+
+/// What a pass reuses, so that only the first one of a size allocates.
+pub struct Pass {
+    device: Device,
+    rotary: RotaryTable,
+    memory: TapeMemory,
+    checkpoints: bool,
+}
+
+/// Rows of packed documents: what goes in and what should come out.
+#[derive(Clone, Copy, Debug)]
+pub struct Rows<'a> {
+    /// The token of each row, (rows).
+    pub ids: &'a [u32],
+    /// Where each row stands, (rows).
+    pub batch: Batch<'a>,
+    /// What each row should predict, (rows).
+    pub targets: Targets<'a>,
+}
+
+impl Pass {
+    /// Passes over documents of at most `positions` tokens.
+    pub fn new(device: &Device, decoder: &Decoder, positions: usize) -> Pass {
+        let rotary = decoder.rotary_table(positions);
+        Pass { device: device.clone(), rotary, memory: TapeMemory::default(), checkpoints: false }
+    }
+
+    /// Keeps only each layer's input and computes the layer again in the backward pass.
+    pub fn with_checkpoints(self) -> Pass {
+        Pass { checkpoints: true, ..self }
+    }
+
+    /// The sum of weighted losses of the rows, in nats, and their gradients (times the targets' scale)
+    /// added to `gradients`, which has [`crate::Layout::gradient_len`] elements.
+    pub fn train(&mut self, decoder: &Decoder, weights: &[f32], gradients: &mut [f32], rows: Rows<'_>) -> f64 {
+        let flat = Flat { weights, gradients, lookup: decoder.layout().lookup() };
+        let mut tape = Tape::new(&self.device, flat, rows.batch, &self.rotary, &mut self.memory);
+        if self.checkpoints {
+            tape = tape.with_checkpoints();
+        }
+        let hidden = decoder.forward(&mut tape, rows.ids);
+        let loss = tape.cross_entropy(&hidden, decoder.head(), rows.targets, None);
+        drop(hidden);
+        tape.backward(&|tape, index, x| decoder.layer(tape, index, x));
+        loss
+    }
+
+    /// The sum of weighted losses of the rows, in nats, and, where wanted, the log-probability of each
+    /// row's target.
+    pub fn score(&mut self, decoder: &Decoder, weights: &[f32], rows: Rows<'_>, log_probs: LogProbs<'_>) -> f64 {
+        let flat = Flat { weights, gradients: &mut [], lookup: None };
+        let mut tape = Tape::new(&self.device, flat, rows.batch, &self.rotary, &mut self.memory);
+        let hidden = decoder.forward(&mut tape, rows.ids);
+        tape.cross_entropy(&hidden, decoder.head(), rows.targets, log_probs)
+    }
+
+    /// The logits of every row, (rows, vocab): for checks, since they are held whole.
+    pub fn logits(&mut self, decoder: &Decoder, weights: &[f32], ids: &[u32], batch: Batch<'_>) -> Vec<f32> {
+        let flat = Flat { weights, gradients: &mut [], lookup: None };
+        let mut tape = Tape::new(&self.device, flat, batch, &self.rotary, &mut self.memory);
+        let hidden = decoder.forward(&mut tape, ids);
+        let logits = tensor::Ops::linear(&mut tape, &hidden, decoder.head(), None);
+        logits.value().data().to_vec()
+    }
+}
