@@ -2,4 +2,10 @@
 //!
 //! It must not know how a model computes: it sees log-probabilities and replies through closures.
 
+pub mod accuracy;
+pub mod bits;
+mod error;
+pub mod samples;
 pub mod tasks;
+
+pub use error::{Error, Result};

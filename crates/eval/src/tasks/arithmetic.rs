@@ -5,11 +5,13 @@
 //! A small model learns a sum far sooner when each step is one fact: the ones, then the rest with the carry. Chinese
 //! numerals are first written as digits, so that both notations share the same facts.
 
-use super::draw::Draws;
+use base::seed::Rng;
+
+use super::draw::between;
 use super::{Draft, Language, to_chinese};
 
 /// `37 + 58`.
-pub(super) fn add_digits(language: Language, draws: &mut Draws) -> Draft {
+pub(super) fn add_digits(language: Language, draws: &mut Rng) -> Draft {
     let (left, right) = draw_addends(draws);
     let question = ask(language, draws, &left.to_string(), &right.to_string(), Sign::Plus);
     Draft {
@@ -20,7 +22,7 @@ pub(super) fn add_digits(language: Language, draws: &mut Draws) -> Draft {
 }
 
 /// 三十七加五十八.
-pub(super) fn add_chinese(language: Language, draws: &mut Draws) -> Draft {
+pub(super) fn add_chinese(language: Language, draws: &mut Rng) -> Draft {
     let (left, right) = draw_addends(draws);
     let question = ask(language, draws, &to_chinese(left), &to_chinese(right), Sign::Plus);
     let sum = left + right;
@@ -29,7 +31,7 @@ pub(super) fn add_chinese(language: Language, draws: &mut Draws) -> Draft {
 }
 
 /// `143 - 58`.
-pub(super) fn subtract_digits(language: Language, draws: &mut Draws) -> Draft {
+pub(super) fn subtract_digits(language: Language, draws: &mut Rng) -> Draft {
     let (left, right) = draw_difference(draws);
     let question = ask(language, draws, &left.to_string(), &right.to_string(), Sign::Minus);
     let answer = format!("{}\n{}", subtract_columns(left, right), left - right);
@@ -37,7 +39,7 @@ pub(super) fn subtract_digits(language: Language, draws: &mut Draws) -> Draft {
 }
 
 /// 一百四十三减五十八.
-pub(super) fn subtract_chinese(language: Language, draws: &mut Draws) -> Draft {
+pub(super) fn subtract_chinese(language: Language, draws: &mut Rng) -> Draft {
     let (left, right) = draw_difference(draws);
     let question = ask(language, draws, &to_chinese(left), &to_chinese(right), Sign::Minus);
     let difference = left - right;
@@ -56,14 +58,14 @@ enum Sign {
 }
 
 /// Two addends of two digits.
-fn draw_addends(draws: &mut Draws) -> (u64, u64) {
-    (draws.between(10, 99), draws.between(10, 99))
+fn draw_addends(draws: &mut Rng) -> (u64, u64) {
+    (between(draws, 10, 99), between(draws, 10, 99))
 }
 
 /// A number of two digits, and one below 200 that is not smaller.
-fn draw_difference(draws: &mut Draws) -> (u64, u64) {
-    let right = draws.between(10, 99);
-    (draws.between(right, 199), right)
+fn draw_difference(draws: &mut Rng) -> (u64, u64) {
+    let right = between(draws, 10, 99);
+    (between(draws, right, 199), right)
 }
 
 /// A sum's operands without their order; both notations share it.
@@ -98,7 +100,7 @@ fn subtract_columns(left: u64, right: u64) -> String {
     )
 }
 
-fn ask(language: Language, draws: &mut Draws, left: &str, right: &str, sign: Sign) -> String {
+fn ask(language: Language, draws: &mut Rng, left: &str, right: &str, sign: Sign) -> String {
     let (symbol, word, verb) = match sign {
         Sign::Plus => ("+", "plus", "加"),
         Sign::Minus => ("-", "minus", "减"),

@@ -5,7 +5,8 @@
 //! The working walks along the text and numbers each character among its like, so that a step only looks up the last
 //! number of the same character.
 
-use super::draw::Draws;
+use base::seed::Rng;
+
 use super::{Draft, Language};
 
 /// Different characters in a text, and its length.
@@ -14,7 +15,7 @@ const LENGTH: usize = 8;
 const LETTERS: &str = "abcdefghijklmnopqrstuvwxyz";
 const CHINESE: &str = "春夏秋冬山水花鸟风云日月";
 
-pub(super) fn draw(language: Language, draws: &mut Draws) -> Draft {
+pub(super) fn draw(language: Language, draws: &mut Rng) -> Draft {
     let alphabet = match language {
         Language::English => LETTERS,
         Language::Chinese => CHINESE,
@@ -25,7 +26,7 @@ pub(super) fn draw(language: Language, draws: &mut Draws) -> Draft {
     // Each kind occurs at least once.
     let mut text = kinds.clone();
     while text.len() < LENGTH {
-        text.push(*draws.pick(&kinds));
+        text.push(*draws.choose(&kinds));
     }
     draws.shuffle(&mut text);
 
@@ -58,7 +59,7 @@ fn spaced(text: &[char]) -> String {
     text.iter().map(char::to_string).collect::<Vec<_>>().join(" ")
 }
 
-fn ask(language: Language, draws: &mut Draws, text: &str) -> String {
+fn ask(language: Language, draws: &mut Rng, text: &str) -> String {
     match (language, draws.below(3)) {
         (Language::English, 0) => format!("Count each letter: {text}"),
         (Language::English, 1) => format!("How often does each letter occur in: {text}"),

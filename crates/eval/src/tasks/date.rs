@@ -4,7 +4,9 @@
 //!
 //! No year is named, so no question goes over the end of February.
 
-use super::draw::Draws;
+use base::seed::Rng;
+
+use super::draw::between;
 use super::{Draft, Language};
 
 /// Days of each month; February's end is never crossed.
@@ -17,9 +19,9 @@ const WEEKDAYS_ENGLISH: [&str; 7] =
     ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"];
 const WEEKDAYS_CHINESE: [&str; 7] = ["星期一", "星期二", "星期三", "星期四", "星期五", "星期六", "星期日"];
 
-pub(super) fn draw(language: Language, draws: &mut Draws) -> Draft {
-    let weekday = draws.between(1, 7);
-    let later = draws.between(1, DAYS_LATER_MAX);
+pub(super) fn draw(language: Language, draws: &mut Rng) -> Draft {
+    let weekday = between(draws, 1, 7);
+    let later = between(draws, 1, DAYS_LATER_MAX);
     let (month, day) = draw_day(draws, later);
     let names = match language {
         Language::English => WEEKDAYS_ENGLISH,
@@ -45,17 +47,17 @@ pub(super) fn draw(language: Language, draws: &mut Draws) -> Draft {
 }
 
 /// A day whose successor by `later` days does not depend on whether the year is a leap year.
-fn draw_day(draws: &mut Draws, later: u64) -> (u64, u64) {
+fn draw_day(draws: &mut Rng, later: u64) -> (u64, u64) {
     loop {
-        let month = draws.between(1, 12);
-        let day = draws.between(1, MONTH_DAYS[month as usize - 1]);
+        let month = between(draws, 1, 12);
+        let day = between(draws, 1, MONTH_DAYS[month as usize - 1]);
         if month != FEBRUARY || day + later <= MONTH_DAYS[1] {
             return (month, day);
         }
     }
 }
 
-fn ask(language: Language, draws: &mut Draws, today: &str, later: u64) -> String {
+fn ask(language: Language, draws: &mut Rng, today: &str, later: u64) -> String {
     let days = if later == 1 { "day" } else { "days" };
     match (language, draws.below(3)) {
         (Language::English, 0) => format!("Today is {today}. What day is it in {later} {days}?"),

@@ -15,8 +15,10 @@ mod draw;
 mod numerals;
 mod sort;
 
-use draw::{Draws, Split};
 use std::collections::HashSet;
+
+use base::seed::{Rng, mix};
+use draw::Split;
 
 pub use numerals::to_chinese;
 
@@ -107,7 +109,7 @@ pub fn train_item(seed: u64, index: u64) -> Item {
     let family = families[(index % families.len() as u64) as usize];
     // A fifth of all operands are held out: 10,000 draws in a row from that fifth do not happen.
     (0..10_000)
-        .find_map(|attempt| draw_item(family, Split::Train, &mut Draws::new([seed, 0, index, attempt])))
+        .find_map(|attempt| draw_item(family, Split::Train, &mut Rng::new(mix(seed ^ mix(index)), attempt)))
         .map(|(item, _)| item)
         .expect("four fifths of all operands belong to the training split")
 }
@@ -126,7 +128,7 @@ pub fn test_items(seed: u64, per_family: usize) -> Vec<Item> {
             if seen.len() == per_family {
                 break;
             }
-            let mut draws = Draws::new([seed, 1, number as u64, attempt]);
+            let mut draws = Rng::new(mix(!seed ^ mix(number as u64)), attempt);
             if let Some((item, key)) = draw_item(family, Split::Test, &mut draws)
                 && seen.insert(key)
             {
@@ -207,7 +209,7 @@ impl Report {
 }
 
 /// Draws operands once; none if they belong to the other split.
-fn draw_item(family: Family, split: Split, draws: &mut Draws) -> Option<(Item, String)> {
+fn draw_item(family: Family, split: Split, draws: &mut Rng) -> Option<(Item, String)> {
     let language = if draws.below(2) == 0 { Language::English } else { Language::Chinese };
     let draft = match family {
         Family::AddDigits => arithmetic::add_digits(language, draws),

@@ -2,16 +2,18 @@
 //!
 //! It must not know which split an item goes to.
 
-use super::draw::Draws;
+use base::seed::Rng;
+
+use super::draw::between;
 use super::{Draft, Language};
 
 /// How many numbers are to be sorted.
 const NUMBERS: usize = 4;
 
-pub(super) fn draw(language: Language, draws: &mut Draws) -> Draft {
+pub(super) fn draw(language: Language, draws: &mut Rng) -> Draft {
     let mut numbers: Vec<u64> = Vec::with_capacity(NUMBERS);
     while numbers.len() < NUMBERS {
-        let number = draws.between(10, 99);
+        let number = between(draws, 10, 99);
         if !numbers.contains(&number) {
             numbers.push(number);
         }
@@ -26,7 +28,7 @@ fn join(numbers: &[u64]) -> String {
     numbers.iter().map(u64::to_string).collect::<Vec<_>>().join(" ")
 }
 
-fn ask(language: Language, draws: &mut Draws, numbers: &str) -> String {
+fn ask(language: Language, draws: &mut Rng, numbers: &str) -> String {
     match (language, draws.below(3)) {
         (Language::English, 0) => format!("Sort these numbers: {numbers}"),
         (Language::English, 1) => format!("Put in ascending order: {numbers}"),
