@@ -322,7 +322,9 @@ impl Reader<'_> {
     fn flag(&self, key: &str) -> Result<bool, String> {
         match self.object.get(key) {
             None | Some(Value::Null) => Ok(false),
-            Some(value) => value.as_bool().ok_or_else(|| format!("`{key}` is {value}; true or false is needed")),
+            Some(value) => {
+                value.as_bool().ok_or_else(|| format!("`{key}` is {value}; true or false is needed"))
+            }
         }
     }
 

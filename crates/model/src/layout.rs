@@ -142,7 +142,8 @@ impl Layout {
     /// Every matrix that [`tensor::Ops::linear`] is called with, and the output projection: what an
     /// engine packs once.
     pub fn matrices(&self) -> Vec<Weight> {
-        let layers = self.layers.iter().flat_map(|layer| [layer.qkv, layer.output, layer.gate_up, layer.down]);
+        let layers =
+            self.layers.iter().flat_map(|layer| [layer.qkv, layer.output, layer.gate_up, layer.down]);
         layers.chain([self.head]).collect()
     }
 }
@@ -161,7 +162,8 @@ impl Builder {
         let mlp = |part: &str| name(&format!("mlp.{part}"));
 
         let attention_norm = self.vector(&name("input_layernorm.weight"), Role::Gain, width);
-        let parts = [("q_proj", q), ("k_proj", kv), ("v_proj", kv)].map(|(part, rows)| (attention(part), rows));
+        let parts =
+            [("q_proj", q), ("k_proj", kv), ("v_proj", kv)].map(|(part, rows)| (attention(part), rows));
         let (qkv, qkv_bias) = self.fused(&parts, width, config.qkv_bias);
         let qk_norm = config.qk_norm.then(|| QkNorm {
             query: self.vector(&attention("q_norm.weight"), Role::Gain, head_dim),
@@ -245,7 +247,8 @@ mod tests {
     #[test]
     fn fused_weights_cover_their_parts() {
         let layout = Layout::new(&Config::llama(100, 32, 1, 4));
-        let parts = ["q_proj", "k_proj", "v_proj"].map(|part| format!("model.layers.0.self_attn.{part}.weight"));
+        let parts =
+            ["q_proj", "k_proj", "v_proj"].map(|part| format!("model.layers.0.self_attn.{part}.weight"));
         let total: usize = parts.iter().filter_map(|name| layout.find(name)).map(|e| e.weight.len()).sum();
         assert_eq!(layout.layers[0].qkv.len(), total);
         assert_eq!(Some(layout.layers[0].qkv.offset), layout.find(&parts[0]).map(|e| e.weight.offset));

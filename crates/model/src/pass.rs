@@ -39,7 +39,13 @@ impl Pass {
 
     /// The sum of weighted losses of the rows, in nats, and their gradients (times the targets' scale)
     /// added to `gradients`, which has [`crate::Layout::gradient_len`] elements.
-    pub fn train(&mut self, decoder: &Decoder, weights: &[f32], gradients: &mut [f32], rows: Rows<'_>) -> f64 {
+    pub fn train(
+        &mut self,
+        decoder: &Decoder,
+        weights: &[f32],
+        gradients: &mut [f32],
+        rows: Rows<'_>,
+    ) -> f64 {
         let flat = Flat { weights, gradients, lookup: decoder.layout().lookup() };
         let mut tape = Tape::new(&self.device, flat, rows.batch, &self.rotary, &mut self.memory);
         if self.checkpoints {
@@ -54,7 +60,13 @@ impl Pass {
 
     /// The sum of weighted losses of the rows, in nats, and, where wanted, the log-probability of each
     /// row's target.
-    pub fn score(&mut self, decoder: &Decoder, weights: &[f32], rows: Rows<'_>, log_probs: LogProbs<'_>) -> f64 {
+    pub fn score(
+        &mut self,
+        decoder: &Decoder,
+        weights: &[f32],
+        rows: Rows<'_>,
+        log_probs: LogProbs<'_>,
+    ) -> f64 {
         let flat = Flat { weights, gradients: &mut [], lookup: None };
         let mut tape = Tape::new(&self.device, flat, rows.batch, &self.rotary, &mut self.memory);
         let hidden = decoder.forward(&mut tape, rows.ids);

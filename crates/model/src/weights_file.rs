@@ -49,8 +49,7 @@ pub(crate) fn write(path: &Path, layout: &Layout, flat: &[f32]) -> Result<(), Er
     header.insert("__metadata__".into(), serde_json::json!({"format": "pt"}));
     for entry in layout.entries() {
         let bytes = entry.weight.range().start * 4..entry.weight.range().end * 4;
-        let tensor =
-            serde_json::json!({"dtype": "F32", "shape": entry.shape(), "data_offsets": [bytes.start, bytes.end]});
+        let tensor = serde_json::json!({"dtype": "F32", "shape": entry.shape(), "data_offsets": [bytes.start, bytes.end]});
         header.insert(entry.name.clone(), tensor);
     }
     let mut header = serde_json::Value::Object(header).to_string().into_bytes();
