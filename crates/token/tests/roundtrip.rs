@@ -63,3 +63,158 @@ proptest! {
         prop_assert_eq!(streamed, TOKENIZER.decode(&ids));
     }
 }
+
+#[test]
+fn batches_equal_single_texts() {
+    let texts = corpus();
+    let single: Vec<Vec<u32>> = texts.iter().map(|text| TOKENIZER.encode(text)).collect();
+    for threads in [1, 2, 5, 1000] {
+        assert_eq!(TOKENIZER.encode_batch(&texts, threads), single);
+    }
+    assert!(TOKENIZER.encode_batch::<String>(&[], 3).is_empty());
+}
+
+/// Merges by the definition: again and again the lowest-ranked pair, leftmost first.
+fn by_definition(word: &[u8], merges: &[(Vec<u8>, Vec<u8>)]) -> Vec<Vec<u8>> {
+    let mut parts: Vec<Vec<u8>> = word.iter().map(|&byte| vec![byte]).collect();
+    loop {
+        let rank =
+            |pair: &[Vec<u8>]| merges.iter().position(|merge| merge.0 == pair[0] && merge.1 == pair[1]);
+        let best = parts.windows(2).enumerate().filter_map(|(at, pair)| Some((rank(pair)?, at))).min();
+        let Some((_, at)) = best else { return parts };
+        let right = parts.remove(at + 1);
+        parts[at].extend(right);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(200) })]
+    #[test]
+    fn words_short_and_long_are_merged_by_the_definition(word in "(a{1,9}|[a-f]{1,20}|the|ing|=+|-{1,30}){1,12}") {
+        let folder = tempfile::tempdir().unwrap();
+        TOKENIZER.save(folder.path()).unwrap();
+        let json = std::fs::read_to_string(folder.path().join("tokenizer.json")).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        // The words tried are printable ASCII, for which the file's letters are the bytes themselves.
+        let merges: Vec<(Vec<u8>, Vec<u8>)> = json["model"]["merges"].as_array().unwrap().iter().map(|merge| {
+            let side = |index: usize| merge[index].as_str().unwrap().as_bytes().to_vec();
+            (side(0), side(1))
+        }).collect();
+        let expected: Vec<Vec<u8>> = token::PreTokens::new(&word, 1)
+            .flat_map(|piece| by_definition(piece, &merges))
+            .collect();
+        let ours: Vec<Vec<u8>> =
+            TOKENIZER.encode(&word).iter().map(|&id| TOKENIZER.token_bytes(id).unwrap().to_vec()).collect();
+        prop_assert_eq!(ours, expected);
+    }
+}
+
+#[test]
+fn hostile_texts_take_linear_time() {
+    let megabyte = 1 << 20;
+    let random_letters: String = (0..megabyte as u64)
+        .map(|index| char::from(b'a' + (index.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 59) as u8 % 26))
+        .collect();
+    let texts = [
+        "a".repeat(megabyte),
+        "人工智能正在改变".repeat(megabyte / 24),
+        " ".repeat(megabyte),
+        " ".repeat(megabyte) + "x",
+        "\n ".repeat(megabyte / 2),
+        "-".repeat(megabyte),
+        "'".repeat(megabyte),
+        "1".repeat(megabyte),
+        "e\u{301}".repeat(megabyte / 3),
+        "<|".repeat(megabyte / 2),
+        random_letters,
+    ];
+    for text in texts {
+        let start = std::time::Instant::now();
+        let ids = TOKENIZER.encode_with_special(&text);
+        assert_eq!(TOKENIZER.decode(&ids), text);
+        let trained = Tokenizer::train(&[&text], &options(), 1).unwrap();
+        assert_eq!(trained.decode(&trained.encode(&text)), text);
+        // Quadratic work on a megabyte would take hours.
+        assert!(start.elapsed().as_secs() < 20, "{:?}: {:?}", &text[..8], start.elapsed());
+    }
+}
+
+#[test]
+fn special_tokens_count_only_where_asked() {
+    let end = TOKENIZER.special("<|im_end|>").unwrap();
+    let text = "a<|im_end|>b";
+    assert!(!TOKENIZER.encode(text).contains(&end));
+    assert_eq!(TOKENIZER.encode_with_special(text).iter().filter(|&&id| id == end).count(), 1);
+    assert_eq!(TOKENIZER.special_text(end), Some("<|im_end|>"));
+    assert_eq!(TOKENIZER.vocab_size() as u32, end + 1);
+    // The leftmost wins, of these the longest; no merge makes the text of a special token.
+    let special_tokens = ["<a>", "<a><b>", "the"].map(String::from).to_vec();
+    let custom = TrainOptions { vocab_size: 700, special_tokens, ..Default::default() };
+    let custom = Tokenizer::train(&corpus(), &custom, 1).unwrap();
+    let ids = custom.encode_with_special("<a><b><a>x the");
+    let named: Vec<&str> = ids.iter().filter_map(|&id| custom.special_text(id)).collect();
+    assert_eq!(named, ["<a><b>", "<a>", "the"]);
+    assert_eq!(custom.decode(&ids), "<a><b><a>x the");
+    assert_eq!(custom.encode("the").iter().filter(|&&id| custom.special_text(id).is_some()).count(), 0);
+}
+
+#[test]
+fn unknown_ids_become_replacement_characters() {
+    let beyond = TOKENIZER.vocab_size() as u32;
+    assert_eq!(TOKENIZER.decode(&[u32::from(b'a'), beyond, u32::MAX, u32::from(b'b')]), "a\u{fffd}\u{fffd}b");
+}
+
+#[test]
+fn bad_options_are_refused() {
+    let check = |options: TrainOptions, documents: &[&str], expected: &str| {
+        let message = Tokenizer::train(documents, &options, 1).unwrap_err().to_string();
+        assert!(message.contains(expected), "{message:?} lacks {expected:?}");
+    };
+    let special = |names: &[&str]| TrainOptions {
+        special_tokens: names.iter().map(|name| name.to_string()).collect(),
+        ..options()
+    };
+    check(TrainOptions { vocab_size: 258, ..options() }, &["a"], "at least 259");
+    check(TrainOptions { digits: 0, ..options() }, &["a"], "1 to 9");
+    check(TrainOptions { digits: 10, ..options() }, &["a"], "1 to 9");
+    check(special(&["<a>", "<a>"]), &["a"], "<a>");
+    check(special(&[""]), &["a"], "two bytes");
+    check(options(), &[], "no text");
+    check(options(), &["", ""], "no text");
+}
+
+#[test]
+fn foreign_and_damaged_files_are_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    TOKENIZER.save(folder.path()).unwrap();
+    let path = folder.path().join("tokenizer.json");
+    let good: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    let check = |pointer: &str, value: serde_json::Value, expected: &str| {
+        let mut bad = good.clone();
+        *bad.pointer_mut(pointer).unwrap() = value;
+        std::fs::write(&path, bad.to_string()).unwrap();
+        let message = Tokenizer::load(folder.path()).unwrap_err().to_string();
+        assert!(
+            message.contains("tokenizer.json") && message.contains(expected),
+            "{message:?} lacks {expected:?}"
+        );
+    };
+    use serde_json::json;
+    check("/model/type", json!("Unigram"), "model.type is \"Unigram\"");
+    check("/model/dropout", json!(0.1), "model.dropout is 0.1");
+    check("/model/vocab", json!([]), "model.vocab");
+    check("/model/merges/3", json!(["zzzz", "a"]), "model.merges names a token");
+    check("/model/merges/0", good["model"]["merges"][200].clone(), "no earlier merge makes");
+    check("/normalizer", json!({"type": "NFC"}), "normalizer is");
+    check("/decoder", json!(null), "decoder is null");
+    check("/pre_tokenizer/pretokenizers/0/pattern/Regex", json!("\\w+"), "Regex is \"\\\\w+\"");
+    check("/pre_tokenizer/pretokenizers/1/add_prefix_space", json!(true), "add_prefix_space is true");
+    check("/added_tokens/0/lstrip", json!(true), "added_tokens[0].lstrip is true");
+    check("/added_tokens/0/id", json!(5), "added_tokens[0].id is 5");
+    check("/added_tokens/0/content", json!(""), "two bytes");
+    check("/version", json!("2.0"), "version is \"2.0\"");
+    std::fs::write(&path, &good.to_string()[..500]).unwrap();
+    assert!(Tokenizer::load(&path).unwrap_err().to_string().contains("not valid JSON"));
+    std::fs::remove_file(&path).unwrap();
+    assert!(Tokenizer::load(&path).unwrap_err().to_string().contains("tokenizer.json"));
+}
