@@ -1,1 +1,27 @@
-//! To be written.
+//! Token ids in, token ids out: a paged key/value cache, one ragged forward pass for prefill and decoding, sampling.
+//!
+//! The engine runs `model::Decoder` through a forward-only implementation of `tensor::Ops`. Every sum keeps the
+//! order that training uses, so the log-probabilities found here equal the trainer's bit for bit on the same `f32`
+//! weights, whether a prompt is computed whole, in chunks, token by token, alone or in company.
+//!
+//! This crate must not know text, messages, templates or HTTP.
+
+mod attention;
+mod cache;
+mod engine;
+mod error;
+mod forward;
+mod generate;
+mod pages;
+mod request;
+mod sampler;
+mod sequence;
+
+pub use engine::{Engine, Logits, Memory, Options, Rows};
+pub use error::{Error, Result};
+pub use generate::OnToken;
+pub use pages::{PagePool, PageTable};
+pub use request::{Completion, Finish, FinishReason, LogProb, Request, Sampling, Token, TokenLogProbs};
+pub use sampler::Sampler;
+pub use sequence::{Chunk, LogitRows, Sequence};
+pub use tensor::{Device, Isa};

@@ -1,0 +1,287 @@
+//! The engine: packed weights, the cache, and one ragged forward pass over the rows of many sequences. Knows neither
+//! sampling nor when an answer ends.
+
+use std::path::Path;
+
+use model::{Config, Decoder, Parameters};
+use tensor::Device;
+use tensor::kernels::{RotaryTable, log_softmax};
+
+use crate::cache::Cache;
+use crate::forward::{Forward, Span, Weights};
+use crate::{Chunk, Error, PagePool, Request, Result, Sequence};
+
+/// Limits of an engine. Every one is a number of tokens, rows or pages.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Tokens in a page of the cache; a multiple of [`tensor::KEY_BLOCK`].
+    pub page_tokens: usize,
+    /// Pages of the cache. `None`: as many as `max_sequences` whole contexts need, but no more than a quarter of the
+    /// memory that is available, and enough for at least one context.
+    pub max_pages: Option<usize>,
+    /// Sequences that step together at most.
+    pub max_sequences: usize,
+    /// Rows (tokens) that one step computes at most, beside one for each answer under way.
+    pub step_rows: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { page_tokens: tensor::KEY_BLOCK, max_pages: None, max_sequences: 32, step_rows: 256 }
+    }
+}
+
+/// Bytes that an engine holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// The packed weights, the embedding table, gains and biases.
+    pub weights_bytes: usize,
+    /// All pages of the cache. The system gives the memory of a page when it is first written.
+    pub cache_bytes: usize,
+}
+
+/// A model that is ready to run.
+pub struct Engine {
+    device: Device,
+    decoder: Decoder,
+    weights: Weights,
+    cache: Cache,
+    pool: PagePool,
+    rotary: RotaryTable,
+    options: Options,
+    /// What the last step left, kept for its room: where each chunk's rows lie, each row's id and position, and the
+    /// logits (rows, vocabulary).
+    spans: Vec<Span>,
+    ids: Vec<u32>,
+    positions: Vec<u32>,
+    logits: Vec<f32>,
+}
+
+impl Engine {
+    /// Packs the weights and sets the cache up.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] where an option is outside its range.
+    pub fn new(parameters: Parameters, device: Device, options: Options) -> Result<Self> {
+        check_options(&options)?;
+        let weights = Weights::pack(&parameters, &device);
+        let decoder = parameters.decoder;
+        let page_bytes = Cache::page_bytes(decoder.config(), options.page_tokens);
+        let max_pages =
+            options.max_pages.unwrap_or_else(|| default_pages(decoder.config(), &options, page_bytes));
+        let pool = PagePool::new(max_pages, options.page_tokens);
+        let cache = Cache::new(decoder.config(), &pool);
+        let rotary = decoder.rotary_table(decoder.config().max_positions);
+        let (spans, ids, positions, logits) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Ok(Self { device, decoder, weights, cache, pool, rotary, options, spans, ids, positions, logits })
+    }
+
+    /// Reads a Hugging Face folder (`config.json`, `model.safetensors`).
+    ///
+    /// # Errors
+    /// [`Error::Model`] where the folder holds no model that can be read; else as [`Engine::new`].
+    pub fn load(folder: &Path, device: Device, options: Options) -> Result<Self> {
+        let parameters = Parameters::load(&device, folder)?;
+        Self::new(parameters, device, options)
+    }
+
+    /// The model's configuration.
+    pub fn config(&self) -> &Config {
+        self.decoder.config()
+    }
+
+    /// The limits that the engine was made with.
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// Tokens that one sequence may hold: the model's context.
+    pub fn context_tokens(&self) -> usize {
+        self.config().max_positions
+    }
+
+    /// The cache's pages.
+    pub fn pages(&self) -> &PagePool {
+        &self.pool
+    }
+
+    /// Bytes held.
+    pub fn memory(&self) -> Memory {
+        Memory { weights_bytes: self.weights.bytes(), cache_bytes: self.cache.bytes() }
+    }
+
+    /// An empty sequence with room for `tokens` ids; it takes pages of the cache as steps fill it.
+    pub fn sequence(&self, tokens: usize) -> Sequence {
+        Sequence::new(&self.pool, tokens)
+    }
+
+    /// Computes the next `rows` ids of each chunk in one forward pass: writes their keys and values to the cache and
+    /// gives the logits that the chunks ask for. A row's result does not depend on the other rows of the step.
+    ///
+    /// # Errors
+    /// [`Error::ContextLength`], [`Error::UnknownId`] or [`Error::OutOfPages`]; then no sequence has changed but for
+    /// pages that it took.
+    ///
+    /// # Panics
+    /// Where a chunk asks for more rows than its sequence has pending ids, or its sequence is another engine's.
+    pub fn step(&mut self, chunks: &mut [Chunk]) -> Result<Logits<'_>> {
+        self.prepare(chunks)?;
+        let mut forward = Forward {
+            device: &self.device,
+            weights: &self.weights,
+            cache: &mut self.cache,
+            rotary: &self.rotary,
+            chunks,
+            spans: &self.spans,
+            positions: &self.positions,
+        };
+        self.logits.clear();
+        if !self.ids.is_empty() {
+            let hidden = self.decoder.forward(&mut forward, &self.ids); // (rows, width)
+            forward.logits(&hidden, self.decoder.head(), &mut self.logits);
+        }
+        for chunk in chunks {
+            chunk.sequence.advance(chunk.rows);
+        }
+        Ok(Logits {
+            device: &self.device,
+            spans: &self.spans,
+            values: &self.logits,
+            vocabulary: self.decoder.config().vocab_size,
+        })
+    }
+
+    /// Checks the chunks, takes pages, and notes where each chunk's rows lie.
+    fn prepare(&mut self, chunks: &mut [Chunk]) -> Result<()> {
+        self.spans.clear();
+        self.ids.clear();
+        self.positions.clear();
+        let mut logit_row = 0;
+        for chunk in chunks.iter_mut() {
+            let (first, rows) = (chunk.sequence.computed(), chunk.rows);
+            assert!(rows <= chunk.sequence.pending(), "a chunk computes ids that its sequence has");
+            assert!(
+                chunk.sequence.pages.is_of(&self.pool),
+                "a sequence is stepped by the engine that made it"
+            );
+            if first + rows > self.context_tokens() {
+                let context_tokens = self.context_tokens();
+                return Err(Error::ContextLength {
+                    prompt_tokens: first,
+                    generated_tokens: rows,
+                    context_tokens,
+                });
+            }
+            let ids = &chunk.sequence.ids()[first..first + rows];
+            self.check_ids(ids, first)?;
+            self.spans.push(Span { row: self.ids.len(), rows, first_position: first, logit_row });
+            self.ids.extend_from_slice(ids);
+            self.positions.extend(first as u32..(first + rows) as u32);
+            logit_row += chunk.logit_rows();
+            chunk.sequence.pages.grow(first + rows)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn check_ids(&self, ids: &[u32], first_position: usize) -> Result<()> {
+        let vocabulary = self.config().vocab_size;
+        match ids.iter().position(|&id| id as usize >= vocabulary) {
+            Some(index) => {
+                Err(Error::UnknownId { id: ids[index], position: first_position + index, vocabulary })
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Whether a request can be answered by this model at all.
+    ///
+    /// # Errors
+    /// An empty prompt, an id outside the vocabulary, more tokens than the context holds, or a sampling value outside
+    /// its range.
+    pub fn check(&self, request: &Request) -> Result<()> {
+        request.sampling.check()?;
+        let (prompt_tokens, context_tokens) = (request.prompt.len(), self.context_tokens());
+        if prompt_tokens == 0 {
+            return Err(Error::EmptyPrompt);
+        }
+        if prompt_tokens.saturating_add(request.max_tokens) > context_tokens {
+            let generated_tokens = request.max_tokens;
+            return Err(Error::ContextLength { prompt_tokens, generated_tokens, context_tokens });
+        }
+        self.check_ids(&request.prompt, 0)
+    }
+}
+
+/// The logits of one step.
+#[derive(Clone, Copy)]
+pub struct Logits<'a> {
+    device: &'a Device,
+    spans: &'a [Span],
+    values: &'a [f32],
+    vocabulary: usize,
+}
+
+impl<'a> Logits<'a> {
+    /// The rows of the chunk at `index` of the step: as many as [`Chunk::logit_rows`].
+    pub fn of(&self, index: usize) -> Rows<'a> {
+        let all = self.values.len() / self.vocabulary;
+        let begin = self.spans[index].logit_row;
+        let end = self.spans.get(index + 1).map_or(all, |next| next.logit_row);
+        let values = &self.values[begin * self.vocabulary..end * self.vocabulary];
+        Rows { device: self.device, values, width: self.vocabulary }
+    }
+}
+
+/// Rows of logits, (rows, vocabulary).
+#[derive(Clone, Copy)]
+pub struct Rows<'a> {
+    device: &'a Device,
+    values: &'a [f32],
+    width: usize,
+}
+
+impl<'a> Rows<'a> {
+    /// Number of rows.
+    pub fn len(&self) -> usize {
+        self.values.len() / self.width
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.values.is_empty()
+    }
+
+    /// The rows in the order of their positions, each (vocabulary).
+    pub fn iter(&self) -> std::slice::ChunksExact<'a, f32> {
+        self.values.chunks_exact(self.width)
+    }
+
+    /// Fills `log_probs` with the log-probabilities of one of the rows, (vocabulary): those of training, bit for bit.
+    pub fn log_probs(&self, row: &[f32], log_probs: &mut Vec<f32>) {
+        log_probs.clear();
+        log_probs.extend_from_slice(row);
+        log_softmax(self.device.exec(), row.len(), log_probs);
+    }
+}
+
+fn check_options(options: &Options) -> Result<()> {
+    let positive = [("max_sequences", options.max_sequences), ("step_rows", options.step_rows)];
+    for (name, value) in positive {
+        if value == 0 {
+            return Err(Error::Parameter { name, value: "0".into(), allowed: "at least 1" });
+        }
+    }
+    let page = options.page_tokens;
+    if page == 0 || !page.is_multiple_of(tensor::KEY_BLOCK) {
+        let allowed = "a multiple of the 64 keys that attention reads at a time";
+        return Err(Error::Parameter { name: "page_tokens", value: page.to_string(), allowed });
+    }
+    Ok(())
+}
+
+fn default_pages(config: &Config, options: &Options, page_bytes: usize) -> usize {
+    let context = config.max_positions.div_ceil(options.page_tokens);
+    let affordable =
+        base::machine::memory_available_bytes().map_or(usize::MAX, |bytes| bytes as usize / 4 / page_bytes);
+    (context * options.max_sequences).min(affordable).max(context)
+}

@@ -1,0 +1,75 @@
+//! What can go wrong between ids and ids. Knows nothing of text or of transport.
+
+/// The engine's result.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why the engine refused or stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The ids asked for, those given and those to be generated, do not fit the model's context.
+    #[error(
+        "{prompt_tokens} prompt tokens + {generated_tokens} tokens to generate exceed the model's context of \
+         {context_tokens} tokens; shorten the prompt or ask for fewer tokens"
+    )]
+    ContextLength {
+        /// Ids in the prompt, or already in the sequence.
+        prompt_tokens: usize,
+        /// Ids still to be generated.
+        generated_tokens: usize,
+        /// The most ids that a sequence may hold.
+        context_tokens: usize,
+    },
+    /// A prompt without a single id predicts nothing.
+    #[error("the prompt holds no tokens; give at least one id to continue from")]
+    EmptyPrompt,
+    /// An id that the model's vocabulary does not hold.
+    #[error(
+        "token id {id} at position {position} is outside the model's vocabulary of {vocabulary} ids; \
+         is this the tokenizer that the model was trained with?"
+    )]
+    UnknownId {
+        /// The id.
+        id: u32,
+        /// Where it stands in the sequence.
+        position: usize,
+        /// Number of ids in the vocabulary.
+        vocabulary: usize,
+    },
+    /// Every page of the key/value cache is taken.
+    #[error(
+        "the key/value cache is full: {wanted} more pages of {page_tokens} tokens are needed and {free} of {total} \
+         are free; end other sequences or raise the engine's `max_pages`"
+    )]
+    OutOfPages {
+        /// Pages that the step needs.
+        wanted: usize,
+        /// Pages that are free.
+        free: usize,
+        /// Pages in all.
+        total: usize,
+        /// Tokens in a page.
+        page_tokens: usize,
+    },
+    /// A sampling parameter outside its range.
+    #[error("{name} is {value}; it must be {allowed}")]
+    Parameter {
+        /// The parameter.
+        name: &'static str,
+        /// What it was set to.
+        value: String,
+        /// What is allowed.
+        allowed: &'static str,
+    },
+    /// The model gave a logit that is not a number, or infinity.
+    #[error(
+        "the model gave a logit that is not finite after {position} tokens; its weights are damaged or its training \
+         diverged"
+    )]
+    NotFinite {
+        /// Ids in the sequence before the one that was to be predicted.
+        position: usize,
+    },
+    /// The model's folder cannot be read.
+    #[error(transparent)]
+    Model(#[from] model::Error),
+}
