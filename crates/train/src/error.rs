@@ -26,8 +26,8 @@ pub enum Error {
     },
     /// A loss or gradient that is not a number. The last checkpoint is untouched.
     #[error(
-        "step {step}: {what} is {value}, not a finite number; first affected: {tensor}. \
-         The last checkpoint ({checkpoint}) is kept: lower the learning rate or `clip`, or look at the data of this step"
+        "step {step}: {what} is {value}, not a finite number; first affected: {tensor}. Training stopped before the \
+         update{kept}. Lower the learning rate or `clip`, lengthen the warm-up, or look at the data of this step"
     )]
     NotFinite {
         /// The step, counted from 1.
@@ -38,13 +38,34 @@ pub enum Error {
         value: String,
         /// Name of the first tensor that holds such a number.
         tensor: String,
-        /// Where training can go on from.
-        checkpoint: String,
+        /// What training can go on from, as a clause; empty when nothing is known of it.
+        kept: String,
     },
+    /// The context is longer than the model's.
+    #[error(
+        "`context` is {context}, but the model has {limit} positions (`max_position_embeddings`); \
+         take a shorter context or another model"
+    )]
+    Context {
+        /// The context asked for.
+        context: usize,
+        /// The model's positions.
+        limit: usize,
+    },
+    /// The machine has less memory than the stage needs.
+    #[error(transparent)]
+    Memory(#[from] plan::Shortage),
+    /// A shard is missing or damaged, or cannot be packed.
+    #[error(transparent)]
+    Token(#[from] token::Error),
+    /// A file of the run could not be read or written.
+    #[error(transparent)]
+    Base(#[from] base::Error),
     /// The folder belongs to another run.
     #[error(
-        "{folder} holds a run that differs in {difference}; its results would not be those of this recipe. \
-         Choose another folder or remove this one"
+        "{} holds a run that differs in {difference}; its results would not be those of this recipe. \
+         Choose another folder or remove this one",
+        folder.display()
     )]
     OtherRun {
         /// The checkpoints' folder.
@@ -54,8 +75,9 @@ pub enum Error {
     },
     /// No checkpoint of a folder can be read.
     #[error(
-        "all {count} checkpoints in {folder} are damaged ({reason}); nothing was overwritten. \
-         Restore one, or remove the folder to train from the start"
+        "all {count} checkpoints in {} are damaged ({reason}); nothing was overwritten. \
+         Restore one, or remove the folder to train from the start",
+        folder.display()
     )]
     AllDamaged {
         /// The checkpoints' folder.
@@ -66,7 +88,10 @@ pub enum Error {
         reason: String,
     },
     /// A checkpoint could not be written; the previous one is untouched.
-    #[error("cannot write checkpoint {path}: {source}; {kept}")]
+    #[error(
+        "cannot write checkpoint {}: {source}; {kept}. Free space on that disk, then run the same command again",
+        path.display()
+    )]
     Write {
         /// The checkpoint's folder.
         path: PathBuf,
@@ -76,7 +101,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// A file could not be read or written.
-    #[error("{path}: {source}")]
+    #[error("{}: {source}", path.display())]
     File {
         /// The file.
         path: PathBuf,

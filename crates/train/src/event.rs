@@ -2,7 +2,9 @@
 //!
 //! It must not know who listens.
 
+use crate::Result;
 use serde::{Deserialize, Serialize};
+use std::path::Path;
 
 /// A record of a stage. Steps are counted from 1; a record of step n was written after n optimiser steps.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -77,4 +79,13 @@ pub struct StepMetrics {
     pub tokens_per_s: f64,
     /// Share of the measured arithmetic peak, where that is known (see [`plan::memory::training_flops`]).
     pub share_of_peak: Option<f64>,
+}
+
+/// The events of all stages in a journal, in order; records of other kinds are passed over.
+///
+/// # Errors
+/// [`crate::Error::Base`] when the journal cannot be read or is damaged before its end.
+pub fn read_events(journal: &Path) -> Result<Vec<Event>> {
+    let records = base::journal::read(journal)?.records;
+    Ok(records.iter().filter_map(|record| record.parse().ok()).collect())
 }

@@ -1,0 +1,290 @@
+//! One optimiser step: micro-batches forward and backward on the tape, clipping, the update.
+//!
+//! It holds the weights, their gradients and the optimiser's state, and must not know files, events or the
+//! clock.
+
+use crate::data::{MicroBatch, Samples, sequence_index};
+use crate::optimiser::{Optimiser, StepScale};
+use crate::{Error, Result, TrainOptions};
+use model::Parameters;
+use std::time::{Duration, Instant};
+use tensor::kernels::{self, RotaryTable};
+use tensor::{Batch, Device, Flat, Tape, TapeMemory, Targets, Tensor, Weight};
+
+/// A model in training.
+pub struct Trainer {
+    device: Device,
+    parameters: Parameters,
+    /// Gradients of all weights; after them those of the embedding rows when the table is also the output
+    /// projection, so that each of the two is one chain of sums.
+    gradients: Tensor,
+    lookup: Option<Weight>,
+    optimiser: Optimiser,
+    options: TrainOptions,
+    rotary: RotaryTable,
+    memory: TapeMemory,
+    micro_batches: Vec<MicroBatch>,
+    /// Log-probability of each row's target, over the whole batch.
+    log_probs: Vec<f32>,
+}
+
+/// Figures of one step.
+#[derive(Clone, Copy, Debug)]
+pub struct StepOutcome {
+    /// Mean loss over the targets before the update, in nats.
+    pub loss: f64,
+    /// Global norm of the gradient before clipping.
+    pub gradient_norm: f64,
+    /// Tokens with a target whose loss counts.
+    pub targets: u64,
+    /// Floating-point operations, by [`plan::memory::training_flops`].
+    pub flops: f64,
+    /// Time in the forward pass of the layers.
+    pub forward: Duration,
+    /// Time in the output projection with the loss, forward and backward.
+    pub head: Duration,
+    /// Time in the backward pass of the layers.
+    pub backward: Duration,
+    /// Time in clipping and the update.
+    pub optimiser: Duration,
+}
+
+impl Trainer {
+    /// Training of `parameters` with `options`.
+    ///
+    /// # Errors
+    /// [`Error::Options`] for unusable options, [`Error::Context`] when the context is longer than the model's.
+    pub fn new(device: &Device, parameters: Parameters, options: &TrainOptions) -> Result<Trainer> {
+        options.check()?;
+        let (config, layout) = (parameters.decoder.config(), parameters.decoder.layout());
+        if options.context > config.max_positions {
+            return Err(Error::Context { context: options.context, limit: config.max_positions });
+        }
+        let embedding = layout.embedding();
+        let lookup = config.tie_embeddings.then_some(Weight { offset: layout.len(), ..embedding });
+        let gradients = device.zeros(layout.len() + lookup.map_or(0, |weight| weight.len()));
+        let rotary =
+            RotaryTable::new(config.head_dim, config.head_dim, f64::from(config.rope_theta), options.context);
+        Ok(Trainer {
+            device: device.clone(),
+            optimiser: Optimiser::new(device, layout, &options.optimiser),
+            gradients,
+            lookup,
+            options: options.clone(),
+            rotary,
+            memory: TapeMemory::default(),
+            micro_batches: Vec::new(),
+            log_probs: Vec::new(),
+            parameters,
+        })
+    }
+
+    /// Runs step number `step` (0 is the first) on the sequences that the data's order gives it.
+    ///
+    /// # Errors
+    /// [`Error::Data`] when the data do not fit the model; [`Error::NotFinite`] when the loss or the gradient is
+    /// not a number, in which case the weights are as they were.
+    pub fn step(&mut self, samples: &dyn Samples, step: usize) -> Result<StepOutcome> {
+        let targets = self.gather(samples, step)?;
+        self.gradients.data_mut().fill(0.0);
+        let mut outcome = StepOutcome {
+            loss: 0.0,
+            gradient_norm: 0.0,
+            targets,
+            flops: 0.0,
+            forward: Duration::ZERO,
+            head: Duration::ZERO,
+            backward: Duration::ZERO,
+            optimiser: Duration::ZERO,
+        };
+        self.log_probs.clear();
+        for index in 0..self.micro_batches.len() {
+            self.differentiate(index, 1.0 / targets as f32, &mut outcome);
+        }
+        let micro_batches = std::mem::take(&mut self.micro_batches);
+        let weights = micro_batches.iter().flat_map(|batch| &batch.weights);
+        outcome.loss = self.mean_loss(weights, targets);
+        self.micro_batches = micro_batches;
+        let started = Instant::now();
+        self.check_finite(step, "the loss", outcome.loss)?;
+        self.update(step, &mut outcome)?;
+        outcome.optimiser = started.elapsed();
+        Ok(outcome)
+    }
+
+    /// Mean loss over the targets of the first `count` sequences (all, when there are fewer), and how many
+    /// targets there are. The mean does not depend on the size of the micro-batches.
+    ///
+    /// # Errors
+    /// [`Error::Data`] when the data do not fit the model or hold no target.
+    pub fn evaluate(&mut self, samples: &dyn Samples, count: usize) -> Result<(f64, u64)> {
+        let count = count.min(samples.len());
+        let mut batch = self.micro_batches.pop().unwrap_or_default();
+        let (mut sum, mut targets) = (0.0, 0);
+        for start in (0..count).step_by(self.options.micro_batch()) {
+            let indices = start..count.min(start + self.options.micro_batch());
+            batch.fill(samples, indices, self.parameters.decoder.config().vocab_size)?;
+            self.log_probs.clear();
+            self.forward(&batch);
+            for (log_prob, weight) in self.log_probs.iter().zip(&batch.weights) {
+                sum -= f64::from(*weight) * f64::from(*log_prob);
+            }
+            targets += batch.target_count();
+        }
+        self.micro_batches.push(batch);
+        match targets {
+            0 => Err(Error::Data { message: "the evaluation sequences hold no target to predict".into() }),
+            _ => Ok((sum / targets as f64, targets)),
+        }
+    }
+
+    /// The weights.
+    pub fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    /// The weights, training ended.
+    pub fn into_parameters(self) -> Parameters {
+        self.parameters
+    }
+
+    /// Gradients of the last step, before clipping, in the order of the layout.
+    pub fn gradients(&self) -> &[f32] {
+        &self.gradients.data()[..self.parameters.decoder.layout().len()]
+    }
+
+    /// The buffers that a checkpoint holds.
+    pub(crate) fn buffers(&self) -> Vec<(&'static str, &[f32])> {
+        let weights = [("weights", self.parameters.flat.data())];
+        weights.into_iter().chain(self.optimiser.state()).collect()
+    }
+
+    /// The buffers that a checkpoint restores.
+    pub(crate) fn buffers_mut(&mut self) -> Vec<(&'static str, &mut [f32])> {
+        let weights = [("weights", self.parameters.flat.data_mut())];
+        weights.into_iter().chain(self.optimiser.state_mut()).collect()
+    }
+
+    /// Reads the sequences of a step into micro-batches; returns the number of targets.
+    fn gather(&mut self, samples: &dyn Samples, step: usize) -> Result<u64> {
+        let (batch, micro) = (self.options.batch_sequences, self.options.micro_batch());
+        let vocab_size = self.parameters.decoder.config().vocab_size;
+        let seed = self.options.seed;
+        self.micro_batches.resize_with(batch / micro, MicroBatch::default);
+        for (index, micro_batch) in self.micro_batches.iter_mut().enumerate() {
+            let first = (step * batch + index * micro) as u64;
+            let numbers = first..first + micro as u64;
+            let indices = numbers.map(|sample| sequence_index(seed, sample, samples.len()));
+            micro_batch.fill(samples, indices, vocab_size)?;
+        }
+        match self.micro_batches.iter().map(MicroBatch::target_count).sum() {
+            0 => Err(Error::Data {
+                message: format!(
+                    "none of the {batch} sequences of step {} has a target to predict; take a larger batch or \
+                     drop documents without an answer",
+                    step + 1
+                ),
+            }),
+            targets => Ok(targets),
+        }
+    }
+
+    /// Forward and backward through one micro-batch; continues the chains of the gradients.
+    fn differentiate(&mut self, index: usize, scale: f32, outcome: &mut StepOutcome) {
+        let started = Instant::now();
+        let (decoder, batch) = (&self.parameters.decoder, &self.micro_batches[index]);
+        let flat = Flat {
+            weights: self.parameters.flat.data(),
+            gradients: self.gradients.data_mut(),
+            lookup: self.lookup,
+        };
+        let rows = Batch { positions: &batch.positions, documents: &batch.documents };
+        let mut tape = Tape::new(&self.device, flat, rows, &self.rotary, &mut self.memory);
+        if self.options.activation_checkpointing {
+            tape = tape.with_checkpoints();
+        }
+        let hidden = decoder.forward(&mut tape, &batch.ids); // (rows, hidden)
+        let forward_done = Instant::now();
+        let targets = Targets { ids: &batch.targets, weights: &batch.weights, scale };
+        let start = self.log_probs.len();
+        self.log_probs.resize(start + batch.ids.len(), 0.0);
+        tape.cross_entropy(&hidden, decoder.head(), targets, Some(&mut self.log_probs[start..]));
+        drop(hidden);
+        let head_done = Instant::now();
+        tape.backward(&|tape, layer, x| decoder.layer(tape, layer, x));
+        outcome.forward += forward_done - started;
+        outcome.head += head_done - forward_done;
+        outcome.backward += head_done.elapsed();
+        outcome.flops +=
+            plan::memory::training_flops(decoder.config(), batch.documents.iter().map(|rows| rows.len()));
+    }
+
+    /// Log-probabilities of a batch's targets, added to `log_probs`.
+    fn forward(&mut self, batch: &MicroBatch) {
+        let decoder = &self.parameters.decoder;
+        let flat = Flat { weights: self.parameters.flat.data(), gradients: &mut [], lookup: None };
+        let rows = Batch { positions: &batch.positions, documents: &batch.documents };
+        let mut tape = Tape::new(&self.device, flat, rows, &self.rotary, &mut self.memory);
+        let hidden = decoder.forward(&mut tape, &batch.ids); // (rows, hidden)
+        let targets = Targets { ids: &batch.targets, weights: &batch.weights, scale: 0.0 };
+        let start = self.log_probs.len();
+        self.log_probs.resize(start + batch.ids.len(), 0.0);
+        tape.cross_entropy(&hidden, decoder.head(), targets, Some(&mut self.log_probs[start..]));
+    }
+
+    /// One sum over ascending rows, whatever the micro-batches were.
+    fn mean_loss<'a>(&self, weights: impl Iterator<Item = &'a f32>, targets: u64) -> f64 {
+        let losses = self.log_probs.iter().zip(weights);
+        let sum: f64 = losses.map(|(log_prob, weight)| -f64::from(*log_prob) * f64::from(*weight)).sum();
+        sum / targets as f64
+    }
+
+    fn update(&mut self, step: usize, outcome: &mut StepOutcome) -> Result<()> {
+        let exec = self.device.exec();
+        let parameters = self.parameters.decoder.layout().len();
+        if self.lookup.is_some() {
+            let head = self.parameters.decoder.head();
+            let (own, lookup) = self.gradients.data_mut().split_at_mut(parameters);
+            kernels::add_into(exec, lookup, head.of_mut(own));
+        }
+        let norm = kernels::sum_squares(exec, &self.gradients.data()[..parameters]).sqrt();
+        self.check_finite(step, "the gradient norm", norm)?;
+        outcome.gradient_norm = norm;
+        let scale = StepScale {
+            step,
+            learning_rate_factor: self.options.schedule.factor(step, self.options.steps),
+            gradient_scale: clip_scale(norm, self.options.clip),
+        };
+        let weights = self.parameters.flat.data_mut();
+        self.optimiser.step(&self.device, scale, weights, self.gradients.data());
+        Ok(())
+    }
+
+    fn check_finite(&self, step: usize, what: &'static str, value: f64) -> Result<()> {
+        if value.is_finite() {
+            return Ok(());
+        }
+        let exec = self.device.exec();
+        let entries = self.parameters.decoder.layout().entries();
+        let first = |kind: &str, flat: &[f32]| {
+            let bad = entries.iter().find(|entry| !kernels::all_finite(exec, entry.weight.of(flat)));
+            bad.map(|entry| format!("{kind} of {}", entry.name))
+        };
+        let tensor = first("the weights", self.parameters.flat.data())
+            .or_else(|| first("the gradient", self.gradients.data()))
+            .unwrap_or_else(|| "the activations; all weights and gradients are finite".to_owned());
+        Err(Error::NotFinite { step: step + 1, what, value: value.to_string(), tensor, kept: String::new() })
+    }
+}
+
+/// What the gradient is multiplied with so that its norm is at most `clip`, as `torch.nn.utils.clip_grad_norm_`
+/// computes it; 1 when clipping is off.
+fn clip_scale(norm: f64, clip: f32) -> f32 {
+    match clip > 0.0 {
+        true => (f64::from(clip) / (norm + 1e-6)).min(1.0) as f32,
+        false => 1.0,
+    }
+}
+
+#[cfg(test)]
+mod tests;
