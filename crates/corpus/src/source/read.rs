@@ -1,0 +1,108 @@
+//! One file to its documents, each bounded. It must not know how documents are judged.
+
+use super::{FileType, SourceFile, decode};
+use crate::{Document, Dropped, Kind, Reason};
+use base::fs::{LineRead, Lines, open_lines, read_bytes};
+use serde::Deserialize;
+use std::borrow::Cow;
+use std::io;
+
+/// Reads one file and hands over each document, or what stands in its place, in order. Problems with the file are
+/// reasons, not errors. `sink` returns whether to go on.
+pub fn read_file(
+    file: &SourceFile,
+    document_bytes_max: u64,
+    sink: &mut dyn FnMut(Result<Document, Dropped>) -> bool,
+) {
+    match file.file_type {
+        FileType::Whole(kind) => {
+            sink(read_whole(file, kind, document_bytes_max));
+        }
+        FileType::JsonLines => match open_lines(&file.path) {
+            Ok(lines) => read_json_lines(file, lines, document_bytes_max, sink),
+            Err(_) => {
+                sink(Err(Dropped::new(&file.name, Reason::Unreadable, file.bytes)));
+            }
+        },
+    }
+}
+
+fn read_whole(file: &SourceFile, kind: Kind, document_bytes_max: u64) -> Result<Document, Dropped> {
+    let refuse = |reason| Dropped::new(&file.name, reason, file.bytes);
+    if file.bytes > document_bytes_max {
+        return Err(refuse(Reason::TooLarge));
+    }
+    let bytes = read_bytes(&file.path, document_bytes_max).map_err(|error| refuse(reason_of(&error)))?;
+    let text = decode(bytes).ok_or_else(|| refuse(Reason::NotText))?;
+    Ok(Document::new(&file.group, &file.name, kind, text))
+}
+
+fn read_json_lines(
+    file: &SourceFile,
+    mut lines: Lines,
+    document_bytes_max: u64,
+    sink: &mut dyn FnMut(Result<Document, Dropped>) -> bool,
+) {
+    // JSON escapes may make a text up to six times as long.
+    let line_bytes_max = usize::try_from(document_bytes_max.saturating_mul(6)).unwrap_or(usize::MAX - 1);
+    let mut buffer = Vec::new();
+    loop {
+        let read = lines.read_into(&mut buffer, line_bytes_max);
+        let name = format!("{}#{}", file.name, lines.line_count());
+        let result = match read {
+            Ok(LineRead::End) => return,
+            Ok(LineRead::Line) if buffer.trim_ascii().is_empty() => continue,
+            Ok(LineRead::Line) => read_json_line(&buffer, &file.group, &name, document_bytes_max),
+            Ok(LineRead::TooLong) => Err(Dropped::new(&name, Reason::TooLarge, line_bytes_max as u64)),
+            Err(error) => {
+                sink(Err(Dropped::new(&file.name, reason_of(&error), file.bytes)));
+                return;
+            }
+        };
+        if !sink(result) {
+            return;
+        }
+    }
+}
+
+fn read_json_line(
+    line: &[u8],
+    group: &str,
+    name: &str,
+    document_bytes_max: u64,
+) -> Result<Document, Dropped> {
+    #[derive(Deserialize)]
+    struct Line<'a> {
+        #[serde(borrow, default)]
+        text: Option<Cow<'a, str>>,
+    }
+    let refuse = |reason| Dropped::new(name, reason, line.len() as u64);
+    let line = line.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(line);
+    let parsed: Line<'_> = serde_json::from_slice(line).map_err(|_| refuse(Reason::BadJson))?;
+    let text = parsed.text.ok_or_else(|| refuse(Reason::NoTextField))?;
+    if text.len() as u64 > document_bytes_max {
+        return Err(refuse(Reason::TooLarge));
+    }
+    Ok(Document::new(group, name, Kind::Text, text.into_owned()))
+}
+
+fn reason_of(error: &base::Error) -> Reason {
+    match error {
+        base::Error::TooLarge { .. } => Reason::TooLarge,
+        base::Error::Io { action: "read", source, .. } if is_damage(source) => Reason::Truncated,
+        _ => Reason::Unreadable,
+    }
+}
+
+/// What the decompressors say of damaged or shortened input.
+fn is_damage(error: &io::Error) -> bool {
+    let no_system_error = error.raw_os_error().is_none();
+    no_system_error
+        && matches!(
+            error.kind(),
+            io::ErrorKind::UnexpectedEof
+                | io::ErrorKind::InvalidInput
+                | io::ErrorKind::InvalidData
+                | io::ErrorKind::Other
+        )
+}
