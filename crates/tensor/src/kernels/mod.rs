@@ -8,10 +8,13 @@ mod activation;
 pub mod attention;
 mod elementwise;
 mod loss;
+mod math;
 mod norm;
 mod optim;
 mod reduce;
 mod rotary;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub use activation::{
     Activation, activate, activate_backward, gated, gated_backward, swiglu, swiglu_backward,

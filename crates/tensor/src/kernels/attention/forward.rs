@@ -1,0 +1,261 @@
+//! The forward kernel: rows of one group of query heads over the key/value blocks of their sequence. Must not know
+//! whether the blocks are a document's or pages of a cache, nor how rows are shared among threads.
+#![allow(unsafe_code)]
+#![allow(clippy::undocumented_unsafe_blocks)] // One reason for all: the slices cover what `HeadRows` says.
+
+use super::layout::{Blocks, padded};
+use super::tile::{Left, Output, Right, TILE_ROWS, product};
+use super::{KEY_BLOCK, attention_scale};
+use crate::kernels::math::exp_not_positive;
+use crate::simd::{Vector, Virtual16};
+use crate::{Disjoint, Heads, dispatch, reference};
+
+/// Rows that are taken through the blocks together: a multiple of the tile's.
+const CHUNK_ROWS: usize = 8 * TILE_ROWS;
+
+/// Consecutive tokens of one sequence, and the key/value head whose query heads are computed.
+#[derive(Clone, Copy)]
+pub(super) struct HeadRows<'a> {
+    /// Fused rows.
+    pub qkv: &'a [f32],
+    pub heads: Heads,
+    pub kv_head: usize,
+    /// The first token's row in `qkv`, `out` and `log_sums`.
+    pub first_row: usize,
+    pub tokens: usize,
+    /// The first token's position in its sequence.
+    pub first_position: usize,
+    pub blocks: Blocks<'a>,
+    /// (rows, heads·head_dim); only the rows and heads of this task are written.
+    pub out: &'a Disjoint<'a, f32>,
+    /// (rows, heads).
+    pub log_sums: Option<&'a Disjoint<'a, f32>>,
+}
+
+/// Floats of work space that [`attend`] needs.
+pub(super) fn work_len(head_dim: usize) -> usize {
+    CHUNK_ROWS * (head_dim + padded(head_dim)) + TILE_ROWS * KEY_BLOCK + 2 * CHUNK_ROWS
+}
+
+dispatch! {
+    /// Computes the rows of one task.
+    pub(super) fn attend(task: &HeadRows<'_>, work: &mut [f32]) = attend_generic;
+}
+
+#[inline(always)]
+unsafe fn attend_generic<V: Vector>(task: &HeadRows<'_>, work: &mut [f32]) {
+    let rows = task.tokens * (task.heads.heads / task.heads.kv_heads);
+    let mut first = 0;
+    while first < rows {
+        let count = CHUNK_ROWS.min(rows - first);
+        let mut chunk = Chunk::new(task, first, count, work);
+        unsafe {
+            // A full tile wastes work on rows that are not there, but it reads the blocks once.
+            if count == 1 {
+                chunk.run::<V, 1>()
+            } else {
+                chunk.run::<V, TILE_ROWS>()
+            }
+            chunk.finish();
+        }
+        first += count;
+    }
+}
+
+/// Up to `CHUNK_ROWS` rows on their way through the blocks; row r is head r mod group of token r / group.
+struct Chunk<'a> {
+    task: &'a HeadRows<'a>,
+    first: usize,
+    count: usize,
+    /// (rows, head_dim).
+    queries: &'a mut [f32],
+    /// (tile, 64).
+    scores: &'a mut [f32],
+    /// (rows, padded head_dim).
+    sums: &'a mut [f32],
+    /// The running maximum of each row.
+    maxima: &'a mut [f32],
+    /// The running sum of exponentials of each row.
+    totals: &'a mut [f32],
+}
+
+impl<'a> Chunk<'a> {
+    #[inline(always)]
+    fn new(task: &'a HeadRows<'a>, first: usize, count: usize, work: &'a mut [f32]) -> Chunk<'a> {
+        let head_dim = task.heads.head_dim;
+        let (queries, work) = work.split_at_mut(CHUNK_ROWS * head_dim);
+        let (sums, work) = work.split_at_mut(CHUNK_ROWS * padded(head_dim));
+        let (scores, work) = work.split_at_mut(TILE_ROWS * KEY_BLOCK);
+        let (maxima, work) = work.split_at_mut(CHUNK_ROWS);
+        let totals = &mut work[..CHUNK_ROWS];
+        sums.fill(0.0);
+        maxima.fill(f32::NEG_INFINITY);
+        totals.fill(0.0);
+        let chunk = Chunk { task, first, count, queries, scores, sums, maxima, totals };
+        for row in 0..count {
+            let (token, head) = chunk.place(row);
+            let from = token * task.heads.fused_width() + head * head_dim;
+            chunk.queries[row * head_dim..][..head_dim].copy_from_slice(&task.qkv[from..][..head_dim]);
+        }
+        let end = count.next_multiple_of(TILE_ROWS) * head_dim;
+        chunk.queries[count * head_dim..end].fill(0.0);
+        chunk
+    }
+
+    /// The token (a row of `qkv`) and the query head of a row.
+    #[inline(always)]
+    fn place(&self, row: usize) -> (usize, usize) {
+        let group = self.task.heads.heads / self.task.heads.kv_heads;
+        let index = self.first + row;
+        (self.task.first_row + index / group, self.task.kv_head * group + index % group)
+    }
+
+    /// Position of a row in its sequence; rows beyond the last count as the last.
+    #[inline(always)]
+    fn position(&self, row: usize) -> usize {
+        let group = self.task.heads.heads / self.task.heads.kv_heads;
+        self.task.first_position + (self.first + row.min(self.count - 1)) / group
+    }
+
+    #[inline(always)]
+    unsafe fn run<V: Vector, const ROWS: usize>(&mut self) {
+        let last = self.position(self.count - 1);
+        for block in 0..=last / KEY_BLOCK {
+            let (keys, values) = self.task.blocks.block(block, self.task.heads.head_dim);
+            let mut row = 0;
+            while row < self.count {
+                // Keys of this block that the tile's last row sees.
+                let seen =
+                    (self.position(row + ROWS - 1) + 1).saturating_sub(block * KEY_BLOCK).min(KEY_BLOCK);
+                if seen > 0 {
+                    unsafe { self.tile::<V, ROWS>(row, (keys, values), block * KEY_BLOCK, seen) };
+                }
+                row += ROWS;
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn tile<V: Vector, const ROWS: usize>(
+        &mut self,
+        row: usize,
+        (keys, values): (&[f32], &[f32]),
+        first_key: usize,
+        seen: usize,
+    ) {
+        let head_dim = self.task.heads.head_dim;
+        let width = padded(head_dim);
+        let columns = seen.next_multiple_of(16);
+        unsafe {
+            let left =
+                Left { at: self.queries.as_ptr().add(row * head_dim), row_stride: head_dim, step_stride: 1 };
+            let right = Right { at: keys.as_ptr(), stride: KEY_BLOCK, depth: head_dim };
+            let scores = Output { at: self.scores.as_mut_ptr(), stride: KEY_BLOCK, columns };
+            product::<V, ROWS, true>(left, right, scores);
+            for index in 0..ROWS {
+                let visible = (self.position(row + index) + 1).saturating_sub(first_key).min(KEY_BLOCK);
+                let scores = self.scores.as_mut_ptr().add(index * KEY_BLOCK);
+                self.softmax::<V>(row + index, scores, columns, visible);
+            }
+            let left = Left { at: self.scores.as_ptr(), row_stride: KEY_BLOCK, step_stride: 1 };
+            let right = Right { at: values.as_ptr(), stride: width, depth: seen };
+            let sums = Output { at: self.sums.as_mut_ptr().add(row * width), stride: width, columns: width };
+            product::<V, ROWS, false>(left, right, sums);
+        }
+    }
+
+    /// Turns a row's scores into exponentials (0 beyond `visible`) and merges maximum, total and sums.
+    #[inline(always)]
+    unsafe fn softmax<V: Vector>(&mut self, row: usize, scores: *mut f32, columns: usize, visible: usize) {
+        let scale = attention_scale(self.task.heads.head_dim);
+        unsafe {
+            let greatest = scale_and_mask::<V>(scores, columns, visible, scale);
+            let maximum = self.maxima[row];
+            let merged = if greatest > maximum { greatest } else { maximum };
+            let shift = V::splat(merged);
+            let mut lanes = Virtual16::<V>::splat(0.0);
+            let mut column = 0;
+            while column < columns {
+                let mut register = 0;
+                while register < 16 / V::LANES {
+                    let at = scores.add(column + register * V::LANES);
+                    let exponential = exp_not_positive(V::load(at).sub(shift));
+                    exponential.store(at);
+                    lanes.set_register(register, lanes.register(register).add(exponential));
+                    register += 1;
+                }
+                column += 16;
+            }
+            let total = lanes.reduce_add();
+            if maximum == merged {
+                // The correction is exactly 1.
+                self.totals[row] += total;
+                return;
+            }
+            let correction = exp_not_positive(V::splat(maximum - merged));
+            let mut first = [0.0; 16];
+            correction.store(first.as_mut_ptr());
+            self.totals[row] = self.totals[row].mul_add(first[0], total);
+            self.maxima[row] = merged;
+            let width = padded(self.task.heads.head_dim);
+            let mut column = 0;
+            while column < width {
+                let at = self.sums.as_mut_ptr().add(row * width + column);
+                V::load(at).mul(correction).store(at);
+                column += V::LANES;
+            }
+        }
+    }
+
+    /// Divides by the totals and writes output and log-sums.
+    #[inline(always)]
+    unsafe fn finish(&mut self) {
+        let (heads, head_dim) = (self.task.heads, self.task.heads.head_dim);
+        for row in 0..self.count {
+            let (token, head) = self.place(row);
+            let offset = token * heads.out_width() + head * head_dim;
+            let out = unsafe { self.task.out.range(offset..offset + head_dim) };
+            for (out, sum) in out.iter_mut().zip(&self.sums[row * padded(head_dim)..]) {
+                *out = sum / self.totals[row];
+            }
+            if let Some(log_sums) = self.task.log_sums {
+                let index = token * heads.heads + head;
+                let log_sum = unsafe { log_sums.range(index..index + 1) };
+                log_sum[0] = self.maxima[row] + reference::math::ln(self.totals[row]);
+            }
+        }
+    }
+}
+
+/// Multiplies the scores by `scale`, puts −∞ from `visible` on, and returns the greatest.
+#[inline(always)]
+unsafe fn scale_and_mask<V: Vector>(scores: *mut f32, columns: usize, visible: usize, scale: f32) -> f32 {
+    unsafe {
+        let mut greatest = Virtual16::<V>::splat(f32::NEG_INFINITY);
+        let mut column = 0;
+        while column < columns {
+            let mut register = 0;
+            while register < 16 / V::LANES {
+                let offset = column + register * V::LANES;
+                let at = scores.add(offset);
+                let mut score = V::load(at).mul(V::splat(scale));
+                if offset + V::LANES > visible {
+                    let inside = below::<V>(visible.saturating_sub(offset));
+                    score = V::select(inside, score, V::splat(f32::NEG_INFINITY));
+                }
+                score.store(at);
+                greatest.set_register(register, score.max(greatest.register(register)));
+                register += 1;
+            }
+            column += 16;
+        }
+        greatest.reduce_max()
+    }
+}
+
+/// The lanes whose index is below `count`.
+#[inline(always)]
+pub(super) unsafe fn below<V: Vector>(count: usize) -> V::Mask {
+    static INDICES: [f32; 16] = [0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.];
+    unsafe { V::load(INDICES.as_ptr()).less(V::splat(count as f32)) }
+}

@@ -1,0 +1,124 @@
+//! Bits against the reference, over shapes, instruction sets and threads; whole, chunked and paged; finite
+//! differences.
+#![allow(clippy::unwrap_used)]
+
+use super::*;
+use crate::kernels::testing::{assert_same_bits, check_gradient, each_exec, inner, random};
+use crate::reference;
+
+struct Case {
+    heads: Heads,
+    documents: Vec<Range<usize>>,
+    tokens: usize,
+}
+
+fn case(heads: usize, kv_heads: usize, head_dim: usize, documents: &[Range<usize>], tokens: usize) -> Case {
+    Case { heads: Heads { heads, kv_heads, head_dim }, documents: documents.to_vec(), tokens }
+}
+
+fn cases() -> Vec<Case> {
+    vec![
+        case(2, 1, 12, &[0..1, 1..70, 75..80], 83),
+        case(4, 2, 16, &[0..130], 130),
+        case(3, 3, 48, &[2..66, 66..67], 68),
+        case(2, 2, 64, &[0..200], 200),
+        case(5, 1, 80, &[0..65, 65..129], 129),
+        case(1, 1, 96, &[0..7], 7),
+        case(2, 1, 128, &[0..90], 90),
+        case(2, 1, 7, &[0..90], 90),
+    ]
+}
+
+#[test]
+fn forward_and_backward_have_the_bits_of_the_reference() {
+    for (seed, case) in cases().into_iter().enumerate() {
+        let heads = case.heads;
+        let qkv: Vec<f32> =
+            random(seed as u64, case.tokens * heads.fused_width()).iter().map(|x| 3.0 * x).collect();
+        let d_out = random(100 + seed as u64, case.tokens * heads.out_width());
+        let batch = AttentionBatch { qkv: &qkv, documents: &case.documents, heads };
+        let mut out = vec![7.0; d_out.len()];
+        let mut log_sums = vec![7.0; case.tokens * heads.heads];
+        let mut d_qkv = vec![7.0; qkv.len()];
+        reference::attention::attention_forward(batch, &mut out, &mut log_sums);
+        let kept = AttentionKept { out: &out, log_sums: &log_sums };
+        reference::attention::attention_backward(batch, kept, &d_out, &mut d_qkv);
+        each_exec(|exec| {
+            let mut found = vec![7.0; out.len()];
+            let mut found_sums = vec![7.0; log_sums.len()];
+            attention_forward(exec, batch, &mut found, &mut found_sums);
+            assert_same_bits("attention", exec, &found, &out);
+            assert_same_bits("log-sums", exec, &found_sums, &log_sums);
+            let mut found = vec![5.0; qkv.len()];
+            attention_backward(exec, batch, kept, &d_out, &mut found);
+            assert_same_bits("gradient of attention", exec, &found, &d_qkv);
+        });
+    }
+}
+
+#[test]
+fn pages_give_the_bits_of_whole_sequences() {
+    let heads = Heads { heads: 4, kv_heads: 2, head_dim: 20 };
+    let lengths = [150, 70];
+    let qkv = random(3, 220 * heads.fused_width());
+    let documents = [0..150, 150..220];
+    let mut whole = vec![0.0; 220 * heads.out_width()];
+    let mut log_sums = vec![0.0; 220 * heads.heads];
+    let batch = AttentionBatch { qkv: &qkv, documents: &documents, heads };
+    reference::attention::attention_forward(batch, &mut whole, &mut log_sums);
+    let tables: [&[u32]; 2] = [&[4, 1], &[2]];
+    each_exec(|exec| {
+        for chunk in [1, 13, 64, 200] {
+            let layout = PageLayout::new(heads, 128);
+            let mut pages = vec![0.0; 5 * layout.page_len()];
+            let mut done = [0, 0];
+            while done != lengths {
+                let rows: Vec<usize> = (0..2).map(|index| chunk.min(lengths[index] - done[index])).collect();
+                let mut fused = Vec::new();
+                let mut sequences = Vec::new();
+                for index in 0..2 {
+                    let first = documents[index].start + done[index];
+                    let row = fused.len() / heads.fused_width();
+                    let source = first * heads.fused_width()..(first + rows[index]) * heads.fused_width();
+                    fused.extend_from_slice(&qkv[source]);
+                    let (rows, first_position, pages) = (rows[index], done[index], tables[index]);
+                    sequences.push(PagedRows { row, rows, first_position, pages });
+                }
+                sequences.iter().for_each(|rows| store_rows(layout, &mut pages, &fused, *rows));
+                let mut out = vec![0.0; fused.len() / heads.fused_width() * heads.out_width()];
+                let sequence = |index: usize| sequences[index];
+                let batch =
+                    PagedBatch { qkv: &fused, layout, pages: &pages, sequences: 2, sequence: &sequence };
+                attention_paged(exec, batch, &mut out);
+                for index in 0..2 {
+                    let width = heads.out_width();
+                    let found = &out[sequences[index].row * width..][..rows[index] * width];
+                    let first = (documents[index].start + done[index]) * width;
+                    assert_same_bits("pages", exec, found, &whole[first..first + found.len()]);
+                    done[index] += rows[index];
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn gradient_agrees_with_finite_differences() {
+    let heads = Heads { heads: 4, kv_heads: 2, head_dim: 6 };
+    let documents = [0..5, 5..8];
+    let qkv = random(11, 8 * heads.fused_width());
+    let d_out = random(12, 8 * heads.out_width());
+    let forward = |qkv: &[f32]| {
+        let mut out = vec![0.0; 8 * heads.out_width()];
+        let mut log_sums = vec![0.0; 8 * heads.heads];
+        let batch = AttentionBatch { qkv, documents: &documents, heads };
+        reference::attention::attention_forward(batch, &mut out, &mut log_sums);
+        (out, log_sums)
+    };
+    let (out, log_sums) = forward(&qkv);
+    let mut d_qkv = vec![0.0; qkv.len()];
+    let batch = AttentionBatch { qkv: &qkv, documents: &documents, heads };
+    let kept = AttentionKept { out: &out, log_sums: &log_sums };
+    reference::attention::attention_backward(batch, kept, &d_out, &mut d_qkv);
+    check_gradient("attention", &qkv, &d_qkv, |qkv| inner(&forward(qkv).0, &d_out));
+}
