@@ -1,2 +1,60 @@
-//! House-keeping tasks.
-fn main() {}
+//! House-keeping of the repository: `cargo xtask tidy`.
+//!
+//! It must not know what the product does, only how its sources are to look.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+
+mod tidy;
+
+const USAGE: &str = "usage: cargo xtask tidy [--write-baseline]
+
+tidy    checks dependency directions, file headers, sizes, forbidden words, unsafe code, the two
+        READMEs against each other, and links; prints each fault as path:line: [rule] message
+        --write-baseline  writes today's over-long functions and files to xtask/tidy-baseline.toml";
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Whether the task found nothing wrong.
+fn run() -> Result<bool> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let root = workspace_root()?;
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["tidy"] => report(&root),
+        ["tidy", "--write-baseline"] => {
+            tidy::write_baseline(&root)?;
+            Ok(true)
+        }
+        _ => bail!("{USAGE}"),
+    }
+}
+
+fn report(root: &Path) -> Result<bool> {
+    let faults = tidy::check(root)?;
+    for fault in &faults {
+        println!("{fault}");
+    }
+    match faults.len() {
+        0 => println!("tidy: nothing to report"),
+        count => println!("tidy: {count} fault{}", if count == 1 { "" } else { "s" }),
+    }
+    Ok(faults.is_empty())
+}
+
+/// The folder that holds this package's folder.
+fn workspace_root() -> Result<PathBuf> {
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = package.parent().context("the xtask package lies in the workspace's root")?;
+    Ok(root.to_owned())
+}
