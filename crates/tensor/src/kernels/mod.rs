@@ -13,6 +13,7 @@ mod norm;
 mod optim;
 mod reduce;
 mod rotary;
+mod sweep;
 #[cfg(test)]
 pub(crate) mod testing;
 
