@@ -63,6 +63,8 @@ pub struct BenchSettings {
     pub shape: BenchShape,
     /// Steps to measure, after a first one that warms up; at least 1.
     pub steps: usize,
+    /// Whether layers are computed again in the backward pass instead of being kept.
+    pub activation_checkpointing: bool,
     /// The machine's arithmetic peak in operations a second, if known.
     pub peak_flops: Option<f64>,
     /// The program's count of heap allocations so far, if it counts them.
@@ -89,6 +91,7 @@ pub fn step_bench(device: &Device, settings: BenchSettings) -> Result<StepBench>
     let (config, batch, context) = settings.shape.sizes();
     let steps = settings.steps.max(1);
     let mut options = TrainOptions::new(steps + 1, batch, context);
+    options.activation_checkpointing = settings.activation_checkpointing;
     options.schedule = Schedule { kind: ScheduleKind::Constant, ..Schedule::default() };
     let samples = random_samples(config.vocab_size, batch * 4, context)?;
     let mut trainer = Trainer::new(device, Parameters::init(device, config, 0), &options)?;
