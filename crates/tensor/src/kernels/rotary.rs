@@ -1,7 +1,12 @@
 //! Rotary position embedding (Su et al. 2021, arXiv:2104.09864) in the half-split form of GPT-NeoX and Llama:
 //! element i of a head is rotated together with element i + rotary_dim/2.
 
-use crate::{Exec, Heads, reference};
+#![allow(unsafe_code)]
+#![allow(clippy::undocumented_unsafe_blocks)] // One reason for all: lengths are checked by the public functions.
+
+use super::sweep::{Place, run_rows, sweep};
+use crate::simd::Vector;
+use crate::{Disjoint, Exec, Heads, dispatch};
 use std::f64::consts::{LN_2, PI};
 
 /// Cosines and sines of every angle that the positions of a model need.
@@ -69,14 +74,64 @@ impl RotaryTable {
 /// Rotates the query and key heads of the fused rows `x` (tokens, (heads + 2·kv_heads)·head_dim) in place by
 /// the angles of each row's position.
 pub fn rotary(exec: Exec<'_>, x: &mut [f32], positions: &[u32], table: &RotaryTable, heads: Heads) {
-    let _ = exec;
-    reference::rotary::rotary(x, positions, table, heads);
+    rotate(exec, x, positions, (table, 1.0), heads);
 }
 
 /// The gradient of [`rotary`]'s input from that of its output, in place: the inverse rotation.
 pub fn rotary_backward(exec: Exec<'_>, dx: &mut [f32], positions: &[u32], table: &RotaryTable, heads: Heads) {
-    let _ = exec;
-    reference::rotary::rotary_backward(dx, positions, table, heads);
+    rotate(exec, dx, positions, (table, -1.0), heads);
+}
+
+/// Rotates by the angles (`sign` 1) or against them (−1).
+fn rotate(
+    exec: Exec<'_>,
+    x: &mut [f32],
+    positions: &[u32],
+    (table, sign): (&RotaryTable, f32),
+    heads: Heads,
+) {
+    let width = heads.fused_width();
+    assert_eq!(x.len(), positions.len() * width, "one fused row for each position");
+    assert!(2 * table.half() <= heads.head_dim, "the rotated width lies within a head");
+    let x = Disjoint::new(x);
+    run_rows(exec, positions.len(), width, &|range| {
+        for row in range {
+            let angles = table.row(positions[row]);
+            // SAFETY: each row is visited once; an `Exec` has an available instruction set.
+            unsafe {
+                let row = x.range(row * width..(row + 1) * width);
+                let rotated = (heads.heads + heads.kv_heads) * heads.head_dim;
+                rotate_heads(exec.isa, &mut row[..rotated], heads.head_dim, angles, sign);
+            }
+        }
+    });
+}
+
+dispatch! {
+    fn rotate_heads(row: &mut [f32], head_dim: usize, angles: (&[f32], &[f32]), sign: f32) = rotate_heads_generic;
+}
+
+#[inline(always)]
+unsafe fn rotate_heads_generic<V: Vector>(
+    row: &mut [f32],
+    head_dim: usize,
+    (cos, sin): (&[f32], &[f32]),
+    sign: f32,
+) {
+    let half = cos.len();
+    let (cos, sin) = (cos.as_ptr(), sin.as_ptr());
+    for head in 0..row.len() / head_dim {
+        unsafe {
+            let first = row.as_mut_ptr().add(head * head_dim);
+            let second = first.add(half);
+            sweep!(V, half, at => {
+                let (cos, sin) = (at.load::<V>(cos), V::splat(sign).mul(at.load(sin)));
+                let (a, b) = (at.load::<V>(first), at.load::<V>(second));
+                at.store(a.fma(cos, b.mul(sin).neg()), first);
+                at.store(b.fma(cos, a.mul(sin)), second);
+            });
+        }
+    }
 }
 
 /// Sine and cosine of an angle below 2^22, by reduction to |r| ≤ π/4 in two parts and Taylor series: only
@@ -122,6 +177,30 @@ fn ln_f64(x: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::testing::{assert_same_bits, each_exec, random};
+    use crate::reference::rotary as reference;
+
+    #[test]
+    fn rotation_has_the_bits_of_the_reference_and_an_inverse() {
+        for (head_dim, rotary_dim, rows) in [(12, 12, 3), (64, 64, 70), (80, 32, 9), (6, 6, 1)] {
+            let heads = Heads { heads: 3, kv_heads: 2, head_dim };
+            let table = RotaryTable::new(head_dim, rotary_dim, 10_000.0, 100);
+            let positions: Vec<u32> = (0..rows).map(|row| row * 31 % 100).collect();
+            let x = random(1, rows as usize * heads.fused_width());
+            let mut expected = x.clone();
+            reference::rotary(&mut expected, &positions, &table, heads);
+            each_exec(|exec| {
+                let mut found = x.clone();
+                rotary(exec, &mut found, &positions, &table, heads);
+                assert_same_bits("rotary", exec, &found, &expected);
+                rotary_backward(exec, &mut found, &positions, &table, heads);
+                let mut back = expected.clone();
+                reference::rotary_backward(&mut back, &positions, &table, heads);
+                assert_same_bits("inverse rotation", exec, &found, &back);
+                assert!(found.iter().zip(&x).all(|(found, x)| (found - x).abs() < 1e-6), "an inverse");
+            });
+        }
+    }
 
     #[test]
     fn own_functions_agree_with_the_system() {
