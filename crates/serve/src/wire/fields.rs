@@ -1,0 +1,155 @@
+//! Reading the fields of a request body one by one, so that each refusal names its field. Knows no endpoint.
+
+use serde_json::{Map, Value};
+
+use super::ApiError;
+
+/// The fields of a request that have not been read yet.
+pub(crate) struct Fields {
+    fields: Map<String, Value>,
+}
+
+impl From<Map<String, Value>> for Fields {
+    fn from(fields: Map<String, Value>) -> Self {
+        Self { fields }
+    }
+}
+
+impl Fields {
+    /// # Errors
+    /// Where the body is not one JSON object.
+    pub fn parse(body: &[u8]) -> Result<Self, ApiError> {
+        match serde_json::from_slice(body) {
+            Ok(Value::Object(fields)) => Ok(Self { fields }),
+            Ok(other) => {
+                Err(ApiError::invalid(None, format!("The body must be a JSON object, not {}.", kind(&other))))
+            }
+            Err(error) => Err(ApiError::invalid(None, format!("The body is not valid JSON: {error}."))),
+        }
+    }
+
+    /// The value of a field; `null` counts as absent, as in OpenAI's interface.
+    pub fn take(&mut self, name: &str) -> Option<Value> {
+        self.fields.remove(name).filter(|value| !value.is_null())
+    }
+
+    /// # Errors
+    /// Where the field is missing.
+    pub fn required(&mut self, name: &'static str) -> Result<Value, ApiError> {
+        self.take(name).ok_or_else(|| {
+            ApiError::invalid(Some(name), format!("Missing required parameter: '{name}'."))
+                .with_code("missing_required_parameter")
+        })
+    }
+
+    /// # Errors
+    /// Where the field is not a string.
+    pub fn string(&mut self, name: &'static str) -> Result<Option<String>, ApiError> {
+        match self.take(name) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(other) => Err(wrong_type(name, "a string", &other)),
+        }
+    }
+
+    /// # Errors
+    /// Where the field is not a boolean.
+    pub fn flag(&mut self, name: &'static str) -> Result<bool, ApiError> {
+        match self.take(name) {
+            None => Ok(false),
+            Some(Value::Bool(flag)) => Ok(flag),
+            Some(other) => Err(wrong_type(name, "a boolean", &other)),
+        }
+    }
+
+    /// A whole number within bounds, both included.
+    ///
+    /// # Errors
+    /// Where the field is something else.
+    pub fn integer(
+        &mut self,
+        name: &'static str,
+        lowest: i64,
+        highest: i64,
+    ) -> Result<Option<i64>, ApiError> {
+        let Some(value) = self.take(name) else { return Ok(None) };
+        let whole = value.as_i64().or_else(|| value.as_u64().map(|_| i64::MAX));
+        // A client may write a whole number as 1.0.
+        let number = whole
+            .or_else(|| value.as_f64().filter(|number| number.fract() == 0.0).map(|number| number as i64));
+        let number = number.ok_or_else(|| wrong_type(name, "an integer", &value))?;
+        check_bounds(name, number, lowest, highest)?;
+        Ok(Some(number))
+    }
+
+    /// A number within bounds, both included.
+    ///
+    /// # Errors
+    /// Where the field is something else.
+    pub fn number(&mut self, name: &'static str, lowest: f64, highest: f64) -> Result<Option<f64>, ApiError> {
+        let Some(value) = self.take(name) else { return Ok(None) };
+        let number = value.as_f64().ok_or_else(|| wrong_type(name, "a number", &value))?;
+        check_bounds(name, number, lowest, highest)?;
+        Ok(Some(number))
+    }
+
+    /// Fields that are accepted only where they ask for nothing: `(name, value that asks for nothing)`.
+    ///
+    /// # Errors
+    /// Where one asks for something.
+    pub fn refuse(&mut self, unsupported: &[(&'static str, Value)]) -> Result<(), ApiError> {
+        for (name, harmless) in unsupported {
+            let Some(value) = self.take(name) else { continue };
+            let same_number = value.as_f64().is_some_and(|number| harmless.as_f64() == Some(number));
+            if value != *harmless && !same_number {
+                let message = format!(
+                    "'{name}' is not supported by this server; leave it out or set it to {harmless}."
+                );
+                return Err(ApiError::invalid(Some(name), message).with_code("unsupported_parameter"));
+            }
+        }
+        Ok(())
+    }
+
+    /// # Errors
+    /// Where a field has not been read, since nobody knows it.
+    pub fn finish(self) -> Result<(), ApiError> {
+        match self.fields.into_iter().find(|(_, value)| !value.is_null()) {
+            None => Ok(()),
+            Some((name, _)) => {
+                let message = format!("Unrecognized request argument supplied: '{name}'.");
+                Err(ApiError::invalid(Some(&name), message).with_code("unknown_parameter"))
+            }
+        }
+    }
+}
+
+fn check_bounds<T: PartialOrd + std::fmt::Display>(
+    name: &str,
+    value: T,
+    lowest: T,
+    highest: T,
+) -> Result<(), ApiError> {
+    if value >= lowest && value <= highest {
+        return Ok(());
+    }
+    let message = format!("Invalid '{name}': {value} is not between {lowest} and {highest}.");
+    Err(ApiError::invalid(Some(name), message).with_code("invalid_value"))
+}
+
+/// The refusal of a value of the wrong kind.
+pub(crate) fn wrong_type(name: &str, wanted: &str, value: &Value) -> ApiError {
+    let message = format!("Invalid type for '{name}': expected {wanted}, but got {} instead.", kind(value));
+    ApiError::invalid(Some(name), message).with_code("invalid_type")
+}
+
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "an array",
+        Value::Object(_) => "an object",
+    }
+}
