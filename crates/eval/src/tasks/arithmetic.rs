@@ -2,8 +2,8 @@
 //!
 //! It must not know which split an item goes to.
 //!
-//! A small model learns a sum far sooner when each step is one fact: the ones, then the rest with the carry. Chinese
-//! numerals are first written as digits, so that both notations share the same facts.
+//! A small model learns a sum far sooner when each step is one fact at a fixed place: the exercise in digits, then
+//! one line a column with what is carried, then the result. Both notations share these lines, and so their facts.
 
 use base::seed::Rng;
 
@@ -12,105 +12,133 @@ use super::{Draft, Language, to_chinese};
 
 /// `37 + 58`.
 pub(super) fn add_digits(language: Language, draws: &mut Rng) -> Draft {
-    let (left, right) = draw_addends(draws);
-    let question = ask(language, draws, &left.to_string(), &right.to_string(), Sign::Plus);
-    Draft {
-        key: key_of_sum(left, right),
-        question,
-        answer: format!("{}\n{}", add_columns(left, right), left + right),
-    }
+    Sum::draw(draws).draft(language, draws, Notation::Digits)
 }
 
 /// 三十七加五十八.
 pub(super) fn add_chinese(language: Language, draws: &mut Rng) -> Draft {
-    let (left, right) = draw_addends(draws);
-    let question = ask(language, draws, &to_chinese(left), &to_chinese(right), Sign::Plus);
-    let sum = left + right;
-    let working = format!("{left} + {right}\n{}\n{sum}", add_columns(left, right));
-    Draft { key: key_of_sum(left, right), question, answer: format!("{working}\n{}", to_chinese(sum)) }
+    Sum::draw(draws).draft(language, draws, Notation::Chinese)
 }
 
-/// `143 - 58`.
+/// `37 - 58`.
 pub(super) fn subtract_digits(language: Language, draws: &mut Rng) -> Draft {
-    let (left, right) = draw_difference(draws);
-    let question = ask(language, draws, &left.to_string(), &right.to_string(), Sign::Minus);
-    let answer = format!("{}\n{}", subtract_columns(left, right), left - right);
-    Draft { key: key_of_difference(left, right), question, answer }
+    Difference::draw(draws).draft(language, draws, Notation::Digits)
 }
 
-/// 一百四十三减五十八.
+/// 三十七减五十八.
 pub(super) fn subtract_chinese(language: Language, draws: &mut Rng) -> Draft {
-    let (left, right) = draw_difference(draws);
-    let question = ask(language, draws, &to_chinese(left), &to_chinese(right), Sign::Minus);
-    let difference = left - right;
-    let working = format!("{left} - {right}\n{}\n{difference}", subtract_columns(left, right));
-    Draft {
-        key: key_of_difference(left, right),
-        question,
-        answer: format!("{working}\n{}", to_chinese(difference)),
-    }
+    Difference::draw(draws).draft(language, draws, Notation::Chinese)
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Sign {
-    Plus,
-    Minus,
+enum Notation {
+    Digits,
+    Chinese,
+}
+
+impl Notation {
+    fn write(self, number: i64) -> String {
+        match (self, number < 0) {
+            (Notation::Digits, _) => number.to_string(),
+            (Notation::Chinese, false) => to_chinese(number.unsigned_abs()),
+            (Notation::Chinese, true) => format!("负{}", to_chinese(number.unsigned_abs())),
+        }
+    }
 }
 
 /// Two addends of two digits.
-fn draw_addends(draws: &mut Rng) -> (u64, u64) {
-    (between(draws, 10, 99), between(draws, 10, 99))
+struct Sum {
+    left: i64,
+    right: i64,
 }
 
-/// A number of two digits, and one below 200 that is not smaller.
-fn draw_difference(draws: &mut Rng) -> (u64, u64) {
-    let right = between(draws, 10, 99);
-    (between(draws, right, 199), right)
+impl Sum {
+    fn draw(draws: &mut Rng) -> Sum {
+        Sum { left: two_digits(draws), right: two_digits(draws) }
+    }
+
+    /// The key leaves out the order, and both notations share it.
+    fn draft(self, language: Language, draws: &mut Rng, notation: Notation) -> Draft {
+        let Sum { left, right } = self;
+        let question = ask(language, draws, [notation.write(left), notation.write(right)], &PLUS);
+        let mut lines = vec![format!("{left}+{right}")];
+        let mut carry = 0;
+        for unit in [1, 10] {
+            let (above, below) = (left / unit % 10, right / unit % 10);
+            let column = above + below + carry;
+            lines.push(format!("{above}+{below}+{carry}={column:02}"));
+            carry = column / 10;
+        }
+        finish(&mut lines, left + right, notation);
+        Draft {
+            key: format!("{} + {}", left.min(right), left.max(right)),
+            question,
+            answer: lines.join("\n"),
+        }
+    }
 }
 
-/// A sum's operands without their order; both notations share it.
-fn key_of_sum(left: u64, right: u64) -> String {
-    format!("{} + {}", left.min(right), left.max(right))
+/// Two numbers of two digits; the first may be the smaller.
+struct Difference {
+    left: i64,
+    right: i64,
 }
 
-fn key_of_difference(left: u64, right: u64) -> String {
-    format!("{left} - {right}")
+impl Difference {
+    fn draw(draws: &mut Rng) -> Difference {
+        Difference { left: two_digits(draws), right: two_digits(draws) }
+    }
+
+    /// The key leaves out the order (the digits of the answer are the same), and both notations share it.
+    fn draft(self, language: Language, draws: &mut Rng, notation: Notation) -> Draft {
+        let Difference { left, right } = self;
+        let question = ask(language, draws, [notation.write(left), notation.write(right)], &MINUS);
+        // The larger number goes first; the sign comes back in the result.
+        let (larger, smaller) = (left.max(right), left.min(right));
+        let mut lines = vec![format!("{larger}-{smaller}")];
+        let mut borrow = 0;
+        for unit in [1, 10] {
+            let (above, below) = (larger / unit % 10, smaller / unit % 10);
+            let column = above - below - borrow;
+            let borrowed = i64::from(column < 0);
+            lines.push(format!("{above}-{below}-{borrow}={},{borrowed}", column + 10 * borrowed));
+            borrow = borrowed;
+        }
+        finish(&mut lines, left - right, notation);
+        Draft { key: format!("{larger} - {smaller}"), question, answer: lines.join("\n") }
+    }
 }
 
-/// `7+8=15` for the ones, then `3+5+1=09` for the tens with the carry.
-fn add_columns(left: u64, right: u64) -> String {
-    let ones = left % 10 + right % 10;
-    let carry = ones / 10;
-    let tens = left / 10 + right / 10 + carry;
-    format!("{}+{}={ones:02}\n{}+{}+{carry}={tens:02}", left % 10, right % 10, left / 10, right / 10)
+fn two_digits(draws: &mut Rng) -> i64 {
+    between(draws, 10, 99) as i64
 }
 
-/// `13-8=5` for the ones, borrowing where needed, then `14-5-1=8` for the rest less what was borrowed.
-fn subtract_columns(left: u64, right: u64) -> String {
-    let borrow = u64::from(left % 10 < right % 10);
-    let ones = borrow * 10 + left % 10;
-    let tens = left / 10;
-    format!(
-        "{borrow}{}-{}={}\n{tens:02}-{}-{borrow}={:02}",
-        left % 10,
-        right % 10,
-        ones - right % 10,
-        right / 10,
-        tens - right / 10 - borrow
-    )
+/// Adds the result in digits, and in Chinese numerals where those were asked for.
+fn finish(lines: &mut Vec<String>, result: i64, notation: Notation) {
+    lines.push(result.to_string());
+    if notation == Notation::Chinese {
+        lines.push(notation.write(result));
+    }
 }
 
-fn ask(language: Language, draws: &mut Rng, left: &str, right: &str, sign: Sign) -> String {
-    let (symbol, word, verb) = match sign {
-        Sign::Plus => ("+", "plus", "加"),
-        Sign::Minus => ("-", "minus", "减"),
-    };
+/// How an operation is written and spoken.
+struct Operation {
+    symbol: char,
+    english: &'static str,
+    chinese: &'static str,
+}
+
+const PLUS: Operation = Operation { symbol: '+', english: "plus", chinese: "加" };
+const MINUS: Operation = Operation { symbol: '-', english: "minus", chinese: "减" };
+
+fn ask(language: Language, draws: &mut Rng, [left, right]: [String; 2], operation: &Operation) -> String {
+    let Operation { symbol, english, chinese } = operation;
     match (language, draws.below(3)) {
         (Language::English, 0) => format!("What is {left} {symbol} {right}?"),
         (Language::English, 1) => format!("Work out {left} {symbol} {right}."),
-        (Language::English, _) => format!("How much is {left} {word} {right}?"),
+        (Language::English, _) => format!("How much is {left} {english} {right}?"),
         (Language::Chinese, 0) => format!("{left} {symbol} {right} 等于多少？"),
         (Language::Chinese, 1) => format!("计算 {left} {symbol} {right}。"),
-        (Language::Chinese, _) => format!("{left} {verb} {right} 是多少？"),
+        (Language::Chinese, _) => format!("{left} {chinese} {right} 是多少？"),
     }
 }

@@ -11,9 +11,9 @@ use super::{Draft, Language};
 
 /// Different characters in a text, and its length.
 const KINDS: usize = 3;
-const LENGTH: usize = 8;
-const LETTERS: &str = "abcdefghijklmnopqrstuvwxyz";
-const CHINESE: &str = "春夏秋冬山水花鸟风云日月";
+const LENGTH: usize = 6;
+const LETTERS: &str = "abcdefghij";
+const CHINESE: &str = "春夏秋冬山水花鸟风月";
 
 pub(super) fn draw(language: Language, draws: &mut Rng) -> Draft {
     let alphabet = match language {
@@ -30,7 +30,12 @@ pub(super) fn draw(language: Language, draws: &mut Rng) -> Draft {
     }
     draws.shuffle(&mut text);
 
-    let question = ask(language, draws, &spaced(&text));
+    // Between characters stands one sign, as one number does in the working: both go on at the same pace.
+    let (comma, gap) = match language {
+        Language::English => (", ", " "),
+        Language::Chinese => ("、", ""),
+    };
+    let question = ask(language, draws, &join(&text, comma));
     let mut counts: Vec<(char, usize)> = Vec::new();
     let mut steps = Vec::new();
     for &character in &text {
@@ -49,23 +54,23 @@ pub(super) fn draw(language: Language, draws: &mut Rng) -> Draft {
     let total: Vec<String> = counts.iter().map(|(character, count)| format!("{character}{count}")).collect();
     text.sort_unstable();
     Draft {
-        key: format!("count {}", spaced(&text)),
+        key: format!("count {}", join(&text, "")),
         question,
-        answer: format!("{}\n{}", steps.join(" "), total.join(" ")),
+        answer: format!("{}\n{}", steps.join(gap), total.join(gap)),
     }
 }
 
-fn spaced(text: &[char]) -> String {
-    text.iter().map(char::to_string).collect::<Vec<_>>().join(" ")
+fn join(text: &[char], between: &str) -> String {
+    text.iter().map(char::to_string).collect::<Vec<_>>().join(between)
 }
 
 fn ask(language: Language, draws: &mut Rng, text: &str) -> String {
     match (language, draws.below(3)) {
         (Language::English, 0) => format!("Count each letter: {text}"),
-        (Language::English, 1) => format!("How often does each letter occur in: {text}"),
-        (Language::English, _) => format!("How many of each letter are there? {text}"),
+        (Language::English, 1) => format!("How often does each letter occur: {text}"),
+        (Language::English, _) => format!("How many of each letter: {text}"),
         (Language::Chinese, 0) => format!("数一数每个字：{text}"),
-        (Language::Chinese, 1) => format!("下面每个字出现几次？{text}"),
+        (Language::Chinese, 1) => format!("每个字出现几次：{text}"),
         (Language::Chinese, _) => format!("统计每个字的次数：{text}"),
     }
 }

@@ -32,7 +32,7 @@ pub(super) fn draw(language: Language, draws: &mut Rng) -> Draft {
 
     let month_days = MONTH_DAYS[month as usize - 1];
     let (mut working, mut month_after, mut day_after) =
-        (format!("{day:02}+{later}={:02}", day + later), month, day + later);
+        (add(day % 10, later) + &format!("\n{day:02}+{later}={:02}", day + later), month, day + later);
     if day_after > month_days {
         day_after -= month_days;
         month_after = month % 12 + 1;
@@ -40,10 +40,16 @@ pub(super) fn draw(language: Language, draws: &mut Rng) -> Draft {
     }
     let weekday_after = weekday + later;
     let answer = format!(
-        "{working}\n{weekday}+{later}={weekday_after:02}\n{month_after:02}-{day_after:02} {}",
+        "{working}\n{}\n{month_after:02}-{day_after:02} {}",
+        add(weekday, later),
         name(weekday_after)
     );
     Draft { key: format!("date {month} {day} {later}"), question, answer }
+}
+
+/// A column of an addition with nothing carried, as in the sums: one fact for both.
+fn add(left: u64, right: u64) -> String {
+    format!("{left}+{right}+0={:02}", left + right)
 }
 
 /// A day whose successor by `later` days does not depend on whether the year is a leap year.

@@ -27,15 +27,15 @@ pub use numerals::to_chinese;
 pub enum Family {
     /// `37 + 58`: two numbers of two digits; 179 answers (20..=198).
     AddDigits,
-    /// `143 - 58`: what is left of a number below 200 after one of two digits; 190 answers (0..=189).
+    /// `37 - 58`: of two numbers of two digits; 179 answers (−89..=89).
     SubtractDigits,
     /// 三十七加五十八: as [`Family::AddDigits`], in Chinese numerals; 179 answers.
     AddChinese,
-    /// 一百四十三减五十八: as [`Family::SubtractDigits`], in Chinese numerals; 190 answers.
+    /// 三十七减五十八: as [`Family::SubtractDigits`], in Chinese numerals; 179 answers.
     SubtractChinese,
-    /// Four different numbers of two digits in ascending order; millions of answers.
+    /// Three or four different numbers of two digits in ascending order; millions of answers.
     Sort,
-    /// The date and the weekday some days after a given one; 365 × 7 answers.
+    /// The date and the weekday some days after a given one; 364 × 7 answers.
     Date,
     /// How often each of three characters occurs in a text; thousands of answers.
     Count,
@@ -110,14 +110,12 @@ pub fn train_item(seed: u64, index: u64) -> Item {
     // A fifth of all operands are held out: 10,000 draws in a row from that fifth do not happen.
     (0..10_000)
         .find_map(|attempt| draw_item(family, Split::Train, &mut Rng::new(mix(seed ^ mix(index)), attempt)))
-        .map(|(item, _)| item)
         .expect("four fifths of all operands belong to the training split")
 }
 
-/// `per_family` test items of every family, with different operands each, grouped by family.
+/// `per_family` test items of every family, all questions different, grouped by family.
 ///
-/// A family returns fewer items where its test split holds fewer different operands (the smallest, addition,
-/// holds about 800).
+/// A family returns fewer items only where its test split holds fewer questions (the smallest holds thousands).
 #[must_use]
 pub fn test_items(seed: u64, per_family: usize) -> Vec<Item> {
     let mut items = Vec::with_capacity(per_family * Family::all().len());
@@ -129,8 +127,8 @@ pub fn test_items(seed: u64, per_family: usize) -> Vec<Item> {
                 break;
             }
             let mut draws = Rng::new(mix(!seed ^ mix(number as u64)), attempt);
-            if let Some((item, key)) = draw_item(family, Split::Test, &mut draws)
-                && seen.insert(key)
+            if let Some(item) = draw_item(family, Split::Test, &mut draws)
+                && seen.insert(item.question.clone())
             {
                 items.push(item);
             }
@@ -209,7 +207,7 @@ impl Report {
 }
 
 /// Draws operands once; none if they belong to the other split.
-fn draw_item(family: Family, split: Split, draws: &mut Rng) -> Option<(Item, String)> {
+fn draw_item(family: Family, split: Split, draws: &mut Rng) -> Option<Item> {
     let language = if draws.below(2) == 0 { Language::English } else { Language::Chinese };
     let draft = match family {
         Family::AddDigits => arithmetic::add_digits(language, draws),
@@ -221,7 +219,7 @@ fn draw_item(family: Family, split: Split, draws: &mut Rng) -> Option<(Item, Str
         Family::Count => count::draw(language, draws),
     };
     let Draft { key, question, answer } = draft;
-    (Split::of(&key) == split).then_some((Item { family, question, answer, language }, key))
+    (Split::of(&key) == split).then_some(Item { family, question, answer, language })
 }
 
 fn last_line(text: &str) -> &str {

@@ -1,4 +1,4 @@
-//! Putting four numbers of two digits into ascending order.
+//! Putting three or four numbers of two digits into ascending order.
 //!
 //! It must not know which split an item goes to.
 
@@ -7,12 +7,10 @@ use base::seed::Rng;
 use super::draw::between;
 use super::{Draft, Language};
 
-/// How many numbers are to be sorted.
-const NUMBERS: usize = 4;
-
 pub(super) fn draw(language: Language, draws: &mut Rng) -> Draft {
-    let mut numbers: Vec<u64> = Vec::with_capacity(NUMBERS);
-    while numbers.len() < NUMBERS {
+    let count = between(draws, 3, 4) as usize;
+    let mut numbers: Vec<u64> = Vec::with_capacity(count);
+    while numbers.len() < count {
         let number = between(draws, 10, 99);
         if !numbers.contains(&number) {
             numbers.push(number);
