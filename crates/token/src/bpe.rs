@@ -6,10 +6,10 @@ use std::collections::BinaryHeap;
 
 use crate::hash::hash_word;
 use crate::train::Pair;
+use crate::trie::{NO_TOKEN, Trie};
 
-/// Words up to this many bytes are merged by scanning for the best pair, longer ones with a queue; words up to this
-/// many bytes are also remembered in the cache.
-const SHORT_BYTES_MAX: usize = 64;
+/// Words up to this many bytes are remembered in the cache; longer ones seldom come again.
+const CACHED_BYTES_MAX: usize = 24;
 
 const NO_RANK: u32 = u32::MAX;
 const NO_NODE: u32 = u32::MAX;
@@ -21,13 +21,19 @@ pub(crate) struct Merges {
     bytes: Vec<u8>,
     /// Symbol `s` stands for `bytes[starts[s]..starts[s + 1]]`.
     starts: Vec<usize>,
+    trie: Trie,
+    /// For each symbol the longest other symbol that its bytes begin with, or [`NO_TOKEN`].
+    shorter: Vec<u32>,
+    /// True if each symbol's bytes encode to that symbol alone, as training makes sure. Only then does the search
+    /// among symbols give what merging gives.
+    consistent: bool,
 }
 
 /// Buffers and the word cache of one encoding thread.
 pub(crate) struct Scratch {
     cache: WordCache,
     word: Vec<u32>,
-    ranks: Vec<u32>,
+    dead_ends: Vec<u64>,
     nodes: Vec<Node>,
     queue: BinaryHeap<Reverse<(u32, u32, u32)>>,
 }
@@ -55,7 +61,16 @@ impl Merges {
             starts.push(bytes.len());
         }
         let table = PairTable::new(&pairs);
-        Ok(Merges { pairs, table, bytes, starts })
+        let token = |symbol: usize| &bytes[starts[symbol]..starts[symbol + 1]];
+        let trie = Trie::new((0..256 + pairs.len()).map(token));
+        let shorter = (0..256 + pairs.len()).map(|symbol| {
+            let bytes = token(symbol);
+            trie.longest(&bytes[..bytes.len() - 1])
+        });
+        let shorter = shorter.collect();
+        let mut merges = Merges { pairs, table, bytes, starts, trie, shorter, consistent: true };
+        merges.consistent = merges.is_consistent();
+        Ok(merges)
     }
 
     /// The number of symbols: 256 and the merges.
@@ -75,44 +90,106 @@ impl Merges {
     /// Appends the ids of one pre-token.
     #[inline]
     pub(crate) fn encode_word(&self, word: &[u8], scratch: &mut Scratch, ids: &mut Vec<u32>) {
-        if word.len() > SHORT_BYTES_MAX {
-            self.merge_long(word, scratch);
-            ids.extend_from_slice(&scratch.word);
-            return;
+        if word.len() > CACHED_BYTES_MAX {
+            return self.append_word(word, scratch, ids);
         }
         let hash = hash_word(word);
         if scratch.cache.append(hash, word, ids) {
             return;
         }
-        self.merge_short(word, scratch);
-        ids.extend_from_slice(&scratch.word);
-        scratch.cache.insert(hash, word, &scratch.word);
+        let start = ids.len();
+        self.append_word(word, scratch, ids);
+        scratch.cache.insert(hash, word, &ids[start..]);
     }
 
-    /// Merges by scanning all neighbours for the lowest rank: quadratic, and the fastest way for a few symbols.
-    fn merge_short(&self, bytes: &[u8], scratch: &mut Scratch) {
-        let Scratch { word, ranks, .. } = scratch;
-        word.clear();
-        word.extend(bytes.iter().map(|&byte| u32::from(byte)));
-        ranks.clear();
-        ranks.extend(word.windows(2).map(|pair| self.table.rank((pair[0], pair[1]))));
-        while let Some((at, &rank)) = ranks.iter().enumerate().min_by_key(|&(_, &rank)| rank)
-            && rank != NO_RANK
-        {
-            word[at] = 256 + rank;
-            word.remove(at + 1);
-            ranks.remove(at);
-            if at > 0 {
-                ranks[at - 1] = self.table.rank((word[at - 1], word[at]));
+    fn append_word(&self, word: &[u8], scratch: &mut Scratch, ids: &mut Vec<u32>) {
+        if self.consistent {
+            self.search(word, &mut scratch.dead_ends, ids);
+        } else {
+            self.merge_by_queue(word, scratch);
+            ids.extend_from_slice(&scratch.word);
+        }
+    }
+
+    /// Finds the one sequence of symbols in which all neighbours are stable: that is what merging gives, since
+    /// whether a merge crosses a border is decided by the symbols left and right of it alone.
+    ///
+    /// Takes the longest symbol that is stable beside the one before it, shorter ones when there is no way on, and steps
+    /// back where none is left; places from which there is no way on are noted, so none is left twice.
+    fn search(&self, word: &[u8], dead_ends: &mut Vec<u64>, ids: &mut Vec<u32>) {
+        dead_ends.clear();
+        let (first, mut position) = (ids.len(), 0);
+        let mut candidate = self.trie.longest(word);
+        while position < word.len() {
+            while candidate != NO_TOKEN {
+                let end = position + self.length(candidate);
+                let is_dead = dead_ends.get(end / 64).is_some_and(|bits| bits >> (end % 64) & 1 == 1);
+                if !is_dead && (ids.len() == first || self.is_stable(ids[ids.len() - 1], candidate)) {
+                    break;
+                }
+                candidate = self.shorter[candidate as usize];
             }
-            if at < ranks.len() {
-                ranks[at] = self.table.rank((word[at], word[at + 1]));
+            if candidate != NO_TOKEN {
+                ids.push(candidate);
+                position += self.length(candidate);
+                candidate = self.trie.longest(&word[position..]);
+            } else {
+                if dead_ends.len() <= position / 64 {
+                    dead_ends.resize(position / 64 + 1, 0);
+                }
+                dead_ends[position / 64] |= 1 << (position % 64);
+                assert!(ids.len() > first, "a word always has an encoding");
+                let last = ids.pop().expect("a symbol of this word: just asserted");
+                position -= self.length(last);
+                candidate = self.shorter[last as usize];
             }
         }
     }
 
+    #[inline]
+    fn length(&self, symbol: u32) -> usize {
+        self.starts[symbol as usize + 1] - self.starts[symbol as usize]
+    }
+
+    /// Would merging leave `left` and `right` as they are when they stand side by side?
+    ///
+    /// Merging builds both up from bytes, in order of rank. At any time the border lies between the last part of `left`
+    /// and the first part of `right` that exist then. Taking both apart again, the later merge first, visits all such
+    /// pairs of parts; a merge across the border would have come if its rank is lower than that of the merges which
+    /// consume the two parts. When it is equal, the leftmost place goes first: inside `left`, else across the border.
+    fn is_stable(&self, mut left: u32, mut right: u32) -> bool {
+        // The rank of the merge that consumes the part on this side; a part that is never consumed has none.
+        let (mut left_consumed, mut right_consumed) = (NO_RANK, NO_RANK);
+        loop {
+            let across = self.table.rank((left, right));
+            if across != NO_RANK && across < left_consumed && across <= right_consumed {
+                return false;
+            }
+            // The symbol of the higher number is the later merge; bytes are not merges.
+            if left.max(right) < 256 {
+                return true;
+            }
+            if left > right {
+                left_consumed = left - 256;
+                left = self.pairs[left_consumed as usize].1;
+            } else {
+                right_consumed = right - 256;
+                right = self.pairs[right_consumed as usize].0;
+            }
+        }
+    }
+
+    /// Does merging the bytes of each symbol give that symbol?
+    fn is_consistent(&self) -> bool {
+        let mut scratch = Scratch::default();
+        (0..self.len() as u32).all(|symbol| {
+            self.merge_by_queue(self.bytes(symbol), &mut scratch);
+            scratch.word == [symbol]
+        })
+    }
+
     /// Merges with a queue ordered by (rank, position): n log n, whatever the word.
-    fn merge_long(&self, bytes: &[u8], scratch: &mut Scratch) {
+    fn merge_by_queue(&self, bytes: &[u8], scratch: &mut Scratch) {
         let Scratch { word, nodes, queue, .. } = scratch;
         let count = bytes.len() as u32;
         nodes.clear();
@@ -172,7 +249,7 @@ impl Default for Scratch {
         Scratch {
             cache: WordCache::new(),
             word: Vec::new(),
-            ranks: Vec::new(),
+            dead_ends: Vec::new(),
             nodes: Vec::new(),
             queue: BinaryHeap::new(),
         }

@@ -22,6 +22,7 @@ mod hash;
 mod pretoken;
 mod tokenizer;
 mod train;
+mod trie;
 
 pub mod pack;
 pub mod shard;

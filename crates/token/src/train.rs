@@ -78,6 +78,8 @@ pub(crate) fn learn_merges(words: WordCounts, limits: &MergeLimits) -> Vec<Pair>
     let mut queue: BinaryHeap<(u64, Reverse<Pair>, u32)> = BinaryHeap::new();
     state.enqueue(0, limits.count_min, &mut queue);
     let mut merges = Vec::with_capacity(limits.merges_max);
+    let symbols = 256 + limits.merges_max;
+    let mut sides = Sides { before: Neighbours::new(symbols), after: Neighbours::new(symbols) };
     let mut tokens: Vec<Vec<u8>> = (0..=255).map(|byte| vec![byte]).collect();
     let special = limits.special_tokens.iter().map(|special| special.clone().into_bytes());
     let mut taken: HashSet<Vec<u8>> = tokens.iter().cloned().chain(special).collect();
@@ -96,7 +98,7 @@ pub(crate) fn learn_merges(words: WordCounts, limits: &MergeLimits) -> Vec<Pair>
             continue;
         }
         let first_new = state.pairs.len();
-        state.merge(pair, index, 256 + merges.len() as u32);
+        state.merge(pair, index, 256 + merges.len() as u32, &mut sides);
         state.enqueue(first_new, limits.count_min, &mut queue);
         merges.push(pair);
         tokens.push(token);
@@ -193,53 +195,76 @@ impl Merger {
     }
 
     /// Replaces `pair` by `merged` in all words, from left to right in each.
-    fn merge(&mut self, pair: Pair, index: u32, merged: u32) {
-        let words = std::mem::take(&mut self.pairs[index as usize].words);
-        for word in words {
-            self.merge_word(word, pair, merged);
+    ///
+    /// What changes around the places is summed per neighbour in flat tables first, so that the pair index is asked
+    /// once for each neighbour and not once for each place.
+    fn merge(&mut self, pair: Pair, index: u32, merged: u32, sides: &mut Sides) {
+        let (left, right) = pair;
+        for word in std::mem::take(&mut self.pairs[index as usize].words) {
+            self.merge_word(word, pair, merged, sides);
+        }
+        // All additions come before all subtractions: in a run like `abab` a place adds what the next one takes away.
+        let before = sides.before.take();
+        let after = sides.after.take();
+        let taken_before: Vec<(u32, u64)> =
+            before.iter().map(|(symbol, side)| (*symbol, side.count)).collect();
+        let taken_after: Vec<(u32, u64)> = after.iter().map(|(symbol, side)| (*symbol, side.count)).collect();
+        for (symbol, side) in before {
+            self.add((symbol, merged), side);
+        }
+        for (symbol, side) in after {
+            self.add((merged, symbol), side);
+        }
+        for (symbol, count) in taken_before {
+            self.subtract((symbol, left), count);
+        }
+        for (symbol, count) in taken_after {
+            self.subtract((right, symbol), count);
         }
         self.pairs[index as usize].count = 0;
     }
 
-    fn merge_word(&mut self, word: u32, (left, right): Pair, merged: u32) {
+    fn merge_word(&mut self, word: u32, (left, right): Pair, merged: u32, sides: &mut Sides) {
         let (start, length) = self.spans[word as usize];
-        let count = self.word_counts[word as usize];
-        let end = start + length as usize;
-        let Some(first) =
-            self.symbols[start..end].windows(2).position(|window| window[0] == left && window[1] == right)
+        let symbols = &mut self.symbols[start..start + length as usize];
+        let Some(first) = symbols.windows(2).position(|window| window[0] == left && window[1] == right)
         else {
             return;
         };
-        let (mut read, mut write) = (start + first, start + first);
-        while read < end {
-            if self.symbols[read] == left && read + 1 < end && self.symbols[read + 1] == right {
-                if write > start {
-                    let before = self.symbols[write - 1];
-                    self.subtract((before, left), count);
-                    self.add((before, merged), count, word);
+        let count = self.word_counts[word as usize];
+        let (mut read, mut write) = (first, first);
+        while read < symbols.len() {
+            if symbols[read] == left && symbols.get(read + 1) == Some(&right) {
+                if write > 0 {
+                    sides.before.add(symbols[write - 1], count, word);
                 }
-                if read + 2 < end {
-                    let after = self.symbols[read + 2];
-                    self.subtract((right, after), count);
-                    self.add((merged, after), count, word);
+                if let Some(&after) = symbols.get(read + 2) {
+                    sides.after.add(after, count, word);
                 }
-                self.symbols[write] = merged;
+                symbols[write] = merged;
                 read += 2;
             } else {
-                self.symbols[write] = self.symbols[read];
+                symbols[write] = symbols[read];
                 read += 1;
             }
             write += 1;
         }
-        self.spans[word as usize].1 = (write - start) as u32;
+        self.spans[word as usize].1 = write as u32;
     }
 
-    fn add(&mut self, pair: Pair, count: u64, word: u32) {
+    fn add(&mut self, pair: Pair, side: Side) {
         let index = *self.index.entry(key(pair)).or_insert_with(|| {
             self.pairs.push(PairState { pair, count: 0, words: Vec::new() });
             self.pairs.len() as u32 - 1
         });
-        self.pairs[index as usize].add(count, word);
+        let state = &mut self.pairs[index as usize];
+        state.count += side.count;
+        // (merged, merged) may come from both sides; else the list is taken over as it is.
+        if state.words.is_empty() {
+            state.words = side.words;
+        } else {
+            state.words.extend(side.words);
+        }
     }
 
     fn subtract(&mut self, pair: Pair, count: u64) {
@@ -248,6 +273,51 @@ impl Merger {
             debug_assert!(*total >= count, "counts are exact, so what is taken away was there");
             *total -= count;
         }
+    }
+}
+
+/// What one merge changes before and after its places.
+struct Sides {
+    before: Neighbours,
+    after: Neighbours,
+}
+
+/// Sums for each neighbouring symbol, in a table over all symbols.
+struct Neighbours {
+    by_symbol: Vec<Side>,
+    touched: Vec<u32>,
+}
+
+#[derive(Clone, Default)]
+struct Side {
+    count: u64,
+    words: Vec<u32>,
+}
+
+impl Neighbours {
+    fn new(symbols: usize) -> Neighbours {
+        Neighbours { by_symbol: vec![Side::default(); symbols], touched: Vec::new() }
+    }
+
+    #[inline]
+    fn add(&mut self, symbol: u32, count: u64, word: u32) {
+        let side = &mut self.by_symbol[symbol as usize];
+        if side.words.is_empty() {
+            self.touched.push(symbol);
+        }
+        side.count += count;
+        if side.words.last() != Some(&word) {
+            side.words.push(word);
+        }
+    }
+
+    /// The sums, in the order of first touch; the table is empty again.
+    fn take(&mut self) -> Vec<(u32, Side)> {
+        let touched = std::mem::take(&mut self.touched);
+        touched
+            .into_iter()
+            .map(|symbol| (symbol, std::mem::take(&mut self.by_symbol[symbol as usize])))
+            .collect()
     }
 }
 
