@@ -99,6 +99,11 @@ impl Isa {
         }
     }
 
+    /// Whether it is written with the processor's vector instructions rather than plain arrays.
+    pub fn is_vector(self) -> bool {
+        matches!(self, Isa::Avx512 | Isa::Avx2 | Isa::Neon)
+    }
+
     /// The name used on the command line and in `TAOYE_ISA`.
     pub fn name(self) -> &'static str {
         match self {

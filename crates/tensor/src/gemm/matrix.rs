@@ -1,5 +1,7 @@
 //! Views of matrices in slices: what a product reads and writes. Must not know how it is computed.
 
+use std::ops::Range;
+
 /// A matrix that is read: element (r, c) is `data[r · row_stride + c · column_stride]`; one of the strides is 1.
 #[derive(Clone, Copy)]
 pub struct MatRef<'a> {
@@ -37,6 +39,14 @@ impl<'a> MatRef<'a> {
             row_stride: self.column_stride,
             column_stride: self.row_stride,
         }
+    }
+
+    /// The part `rows` × `columns`; an empty part holds no data.
+    pub(super) fn part(self, rows: Range<usize>, columns: Range<usize>) -> MatRef<'a> {
+        assert!(rows.end <= self.rows && columns.end <= self.columns, "a part lies within its matrix");
+        let first = rows.start * self.row_stride + columns.start * self.column_stride;
+        let data = self.data.get(first..).unwrap_or_default();
+        MatRef { data, rows: rows.len(), columns: columns.len(), ..self }
     }
 
     /// Rows.

@@ -8,6 +8,7 @@
 //! panels that stay in the second-level cache, A in tiles that stay in the first, the sums in registers.
 #![allow(unsafe_code)]
 
+pub mod bench;
 mod matrix;
 mod pack;
 mod packed;
@@ -21,15 +22,16 @@ pub use matrix::{Into, MatMut, MatRef};
 pub use packed::{PackedMatrix, gemm_packed};
 
 use crate::Exec;
-use pack::{Part, pack_a, pack_b};
+use pack::{Part, Prefetch, pack_a, pack_b};
 use split::{Grid, Work, share};
 use std::ops::Range;
 use tile::{Call, DEPTH_MAX, Kernels, ROW_STRIDE, ROWS_MAX, kernels};
 
 /// Columns of B that are packed at once: with `DEPTH_MAX` rows half of a one-mebibyte second-level cache.
 const COLUMNS_MAX: usize = 512;
-/// Floats of scratch for each rectangle in work: a block of B and a tile of A.
-const SCRATCH_LENGTH: usize = DEPTH_MAX * COLUMNS_MAX + ROWS_MAX * ROW_STRIDE;
+/// Floats of scratch for each rectangle in work: a block of B and a tile of A, and more, so that it gets huge pages.
+const SCRATCH_LENGTH: usize = (2 << 20) / size_of::<f32>();
+const _: () = assert!(DEPTH_MAX * COLUMNS_MAX + ROWS_MAX * ROW_STRIDE + 16 <= SCRATCH_LENGTH);
 
 /// C = A · B, or C += A · B. (M, K) · (K, N) → (M, N).
 ///
@@ -104,11 +106,12 @@ impl Job<'_> {
         let blocks = depth.div_ceil(DEPTH_MAX);
         let mut scratch = self.exec.pool.scratch().take(SCRATCH_LENGTH);
         let (b_block, a_tile) = scratch.split_at_mut(DEPTH_MAX * COLUMNS_MAX);
+        let width = self.kernels.columns;
         for first in columns.clone().step_by(COLUMNS_MAX) {
             let columns = first..columns.end.min(first + COLUMNS_MAX);
-            for block in 0..blocks {
-                let k = share(depth, 1, block, blocks);
-                let width = self.kernels.columns;
+            for index in 0..blocks {
+                let k = share(depth, 1, index, blocks);
+                let next_k = if index + 1 < blocks { share(depth, 1, index + 1, blocks) } else { 0..0 };
                 let (b, panel_stride) = match self.b {
                     Operand::Plain(b) => {
                         let part = Part { depth: k.clone(), columns: columns.clone(), width };
@@ -119,28 +122,49 @@ impl Job<'_> {
                         (&panels[first / width * depth * width + k.start * width..], depth * width)
                     }
                 };
-                self.block(
-                    Block { rows: rows.clone(), columns: columns.clone(), k, b, panel_stride },
-                    a_tile,
-                );
+                let (rows, columns) = (rows.clone(), columns.clone());
+                self.block(Block { rows, columns, k, next_k, b, panel_stride }, a_tile);
             }
         }
     }
 
     /// Adds the products of one block of k to a rectangle, tile after tile.
     fn block(&self, block: Block<'_>, a_tile: &mut [f32]) {
-        let Block { rows, columns, k, b, panel_stride } = block;
+        let Block { rows, columns, k, next_k, b, panel_stride } = block;
         let table = if self.a.column_stride == 1 { self.kernels.by_row } else { self.kernels.by_depth };
         let from_zero = k.start == 0 && self.into == Into::Overwrite;
+        let width = self.kernels.columns;
         let tiles = rows.len().div_ceil(self.kernels.rows);
-        for tile in 0..tiles {
-            // Tiles of even sizes: a last one of few rows would wait for its own sums.
+        // Tiles of even sizes: a last one of few rows would wait for its own sums.
+        let tile_rows = |tile: usize| {
             let part = share(rows.len(), 1, tile, tiles);
-            let tile_rows = rows.start + part.start..rows.start + part.end;
-            pack_a(self.a, tile_rows.clone(), k.clone(), a_tile);
-            let kernel = table[tile_rows.len() - 1];
-            for (panel, first) in columns.clone().step_by(self.kernels.columns).enumerate() {
-                let b = &b[panel * panel_stride..][..k.len() * self.kernels.columns];
+            rows.start + part.start..rows.start + part.end
+        };
+        let panels = columns.len().div_ceil(width);
+        let mut next_b = match self.b {
+            Operand::Plain(b) => Prefetch::new(b, next_k.clone(), columns.clone()),
+            Operand::Packed(_) => Prefetch::none(),
+        };
+        let b_lines = next_b.total().div_ceil(tiles * panels);
+        for tile in 0..tiles {
+            let tile_at = tile_rows(tile);
+            pack_a(self.exec.isa, self.a, tile_at.clone(), k.clone(), a_tile);
+            let mut next_a = if tile + 1 < tiles {
+                Prefetch::new(self.a, tile_rows(tile + 1), k.clone())
+            } else {
+                Prefetch::new(self.a, tile_rows(0), next_k.clone())
+            };
+            let a_lines = next_a.total().div_ceil(panels);
+            let kernel = table[tile_at.len() - 1];
+            for (panel, first) in columns.clone().step_by(width).enumerate() {
+                next_a.advance(a_lines);
+                next_b.advance(b_lines);
+                let b = &b[panel * panel_stride..][..k.len() * width];
+                let (next_row, next_column) = if first + width < columns.end {
+                    (tile_at.start, first + width)
+                } else {
+                    (tile_at.end, columns.start)
+                };
                 // SAFETY: the Isa of an Exec is available; the tile and the panel are packed for `k.len()` values, and
                 // the outputs lie within this rectangle of C, which nobody else touches.
                 unsafe {
@@ -148,10 +172,11 @@ impl Job<'_> {
                         depth: k.len(),
                         a: a_tile.as_ptr(),
                         b: b.as_ptr(),
-                        c: self.c.add(tile_rows.start * self.c_stride + first),
+                        c: self.c.add(tile_at.start * self.c_stride + first),
                         c_stride: self.c_stride,
-                        columns: self.kernels.columns.min(columns.end - first),
+                        columns: width.min(columns.end - first),
                         from_zero,
+                        next_c: self.c.wrapping_add(next_row * self.c_stride + next_column),
                     });
                 }
             }
@@ -159,11 +184,12 @@ impl Job<'_> {
     }
 }
 
-/// A rectangle of C, a block of k, and B packed for both: panels `panel_stride` floats apart.
+/// A rectangle of C, a block of k and the one after it, and B packed for the block: panels `panel_stride` floats apart.
 struct Block<'a> {
     rows: Range<usize>,
     columns: Range<usize>,
     k: Range<usize>,
+    next_k: Range<usize>,
     b: &'a [f32],
     panel_stride: usize,
 }

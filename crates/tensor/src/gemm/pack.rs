@@ -3,23 +3,9 @@
 
 use super::matrix::MatRef;
 use super::tile::ROW_STRIDE;
-use crate::Isa;
+use crate::simd::Vector;
+use crate::{Isa, dispatch};
 use std::ops::Range;
-
-/// Packs B[`depth`, `columns`] into panels of `width` columns, each `[k][width]`, `panel_stride` floats apart; what a
-/// last panel has beyond the last column is zero.
-pub(super) fn pack_b(isa: Isa, b: MatRef<'_>, part: &Part, panel_stride: usize, to: &mut [f32]) {
-    let width = part.width;
-    for (panel, first) in part.columns.clone().step_by(width).enumerate() {
-        let columns = width.min(part.columns.end - first);
-        let to = &mut to[panel * panel_stride..][..part.depth.len() * width];
-        if b.column_stride == 1 {
-            copy_rows(b, part.depth.clone(), first..first + columns, to, width);
-        } else {
-            transpose(isa, b.t(), first..first + columns, part.depth.clone(), to, width);
-        }
-    }
-}
 
 /// Which part of B, and how wide its panels are.
 pub(super) struct Part {
@@ -28,45 +14,216 @@ pub(super) struct Part {
     pub width: usize,
 }
 
-/// Packs A[`rows`, `depth`] for one tile: `[row][ROW_STRIDE]` where A is row-major, else `[k][rows]`.
-pub(super) fn pack_a(a: MatRef<'_>, rows: Range<usize>, depth: Range<usize>, to: &mut [f32]) {
-    let count = rows.len();
-    if a.column_stride == 1 {
-        for (i, row) in rows.enumerate() {
-            let from = &a.data[row * a.row_stride + depth.start..][..depth.len()];
-            to[i * ROW_STRIDE..][..depth.len()].copy_from_slice(from);
-        }
-    } else {
-        let to = &mut to[..count * depth.len()];
-        for (k, to) in depth.zip(to.chunks_exact_mut(count)) {
-            let from = &a.data[k * a.column_stride + rows.start..][..count];
-            to.copy_from_slice(from);
+/// Packs B[`depth`, `columns`] into panels of `width` columns, each `[k][width]`, `panel_stride` floats apart; what a
+/// last panel has beyond the last column is zero.
+pub(super) fn pack_b(isa: Isa, b: MatRef<'_>, part: &Part, panel_stride: usize, to: &mut [f32]) {
+    let width = part.width;
+    for (panel, first) in part.columns.clone().step_by(width).enumerate() {
+        let columns = first..part.columns.end.min(first + width);
+        let to = &mut to[panel * panel_stride..][..part.depth.len() * width];
+        if b.column_stride == 1 {
+            let from = b.part(part.depth.clone(), columns);
+            // SAFETY: the Isa comes from an Exec; `to` holds a line of `width` for each row of the part.
+            unsafe { copy_rows(isa, from, to, width) };
+        } else {
+            transpose(isa, b.t().part(columns, part.depth.clone()), to, width);
         }
     }
 }
 
-/// Rows of a row-major matrix side by side, each `columns` long and zero-filled to `width`.
-fn copy_rows(from: MatRef<'_>, rows: Range<usize>, columns: Range<usize>, to: &mut [f32], width: usize) {
-    for (row, to) in rows.zip(to.chunks_exact_mut(width)) {
-        let from = &from.data[row * from.row_stride + columns.start..][..columns.len()];
-        to[..columns.len()].copy_from_slice(from);
-        to[columns.len()..].fill(0.0);
+/// Packs A[`rows`, `depth`] for one tile: `[row][ROW_STRIDE]` where A is row-major, else `[k][rows]`. `to` has sixteen
+/// floats more than that.
+pub(super) fn pack_a(isa: Isa, a: MatRef<'_>, rows: Range<usize>, depth: Range<usize>, to: &mut [f32]) {
+    let part = a.part(rows, depth);
+    let (lines, stride) = if a.column_stride == 1 { (part, ROW_STRIDE) } else { (part.t(), part.rows) };
+    assert!(to.len() >= lines.rows * stride + 16, "a tile of A has room");
+    // SAFETY: the Isa comes from an Exec; `to` has room for every line and one register more.
+    unsafe { copy_lines(isa, lines, to, stride) };
+}
+
+dispatch! {
+    /// Copies the rows of a row-major matrix `stride` floats apart, in ascending order. May write up to a register's
+    /// width beyond each row, so `to` needs sixteen floats more than the rows.
+    fn copy_lines(from: MatRef<'_>, to: &mut [f32], stride: usize) = copy_lines_generic;
+}
+
+#[inline(always)]
+unsafe fn copy_lines_generic<V: Vector>(from: MatRef<'_>, to: &mut [f32], stride: usize) {
+    let whole = from.columns / V::LANES * V::LANES;
+    let rest = from.columns - whole;
+    for row in 0..from.rows {
+        // SAFETY: the part lies within its data; the caller left room behind the last row.
+        unsafe {
+            let source = from.data.as_ptr().add(row * from.row_stride);
+            let target = to.as_mut_ptr().add(row * stride);
+            let mut i = 0;
+            while i < whole {
+                V::load(source.add(i)).store(target.add(i));
+                i += V::LANES;
+            }
+            if rest > 0 {
+                V::load_partial(source.add(whole), rest).store(target.add(whole));
+            }
+        }
     }
 }
 
-/// The transpose of a part of a row-major matrix: `to[c][r]`, `width` ≥ rows floats a line, zero beyond the rows.
-fn transpose(
-    isa: Isa,
-    from: MatRef<'_>,
-    rows: Range<usize>,
-    columns: Range<usize>,
-    to: &mut [f32],
-    width: usize,
-) {
+dispatch! {
+    /// Copies the rows of a row-major matrix, each zero-filled to `width`, a multiple of the lanes.
+    fn copy_rows(from: MatRef<'_>, to: &mut [f32], width: usize) = copy_rows_generic;
+}
+
+#[inline(always)]
+unsafe fn copy_rows_generic<V: Vector>(from: MatRef<'_>, to: &mut [f32], width: usize) {
+    for row in 0..from.rows {
+        let mut i = 0;
+        while i < width {
+            let left = from.columns.saturating_sub(i);
+            // SAFETY: the part lies within its data; `to` holds a line of `width` for each row.
+            unsafe {
+                let source = from.data.as_ptr().wrapping_add(row * from.row_stride + i);
+                let value = if left >= V::LANES { V::load(source) } else { V::load_partial(source, left) };
+                value.store(to.as_mut_ptr().add(row * width + i));
+            }
+            i += V::LANES;
+        }
+    }
+}
+
+/// The transpose of a row-major matrix: `to[column][row]`, lines of `width` floats, zero beyond the rows.
+fn transpose(isa: Isa, from: MatRef<'_>, to: &mut [f32], width: usize) {
+    let (mut row, columns) = (0, from.columns);
+    #[cfg(target_arch = "x86_64")]
+    if matches!(isa, Isa::Avx512 | Isa::Avx2) {
+        assert!(to.len() >= columns * width && from.rows <= width);
+        while row + 8 <= from.rows {
+            let mut column = 0;
+            while column + 8 <= columns {
+                let source = &from.data[row * from.row_stride + column..];
+                let target = &mut to[column * width + row..];
+                // SAFETY: both have AVX2; eight rows of eight lie within the source, eight lines within the target.
+                unsafe { transpose_8x8(source.as_ptr(), from.row_stride, target.as_mut_ptr(), width) };
+                column += 8;
+            }
+            transpose_scalar(from, row..row + 8, column, to, width);
+            row += 8;
+        }
+    }
     let _ = isa;
-    for (c, to) in columns.zip(to.chunks_exact_mut(width)) {
-        for (i, value) in to.iter_mut().enumerate() {
-            *value = if i < rows.len() { from.data[(rows.start + i) * from.row_stride + c] } else { 0.0 };
+    transpose_scalar(from, row..from.rows, 0, to, width);
+    if from.rows < width {
+        to.chunks_exact_mut(width).take(columns).for_each(|line| line[from.rows..].fill(0.0));
+    }
+    row = from.rows;
+    debug_assert!(row <= width);
+}
+
+fn transpose_scalar(from: MatRef<'_>, rows: Range<usize>, first: usize, to: &mut [f32], width: usize) {
+    if rows.is_empty() {
+        return;
+    }
+    for (column, line) in (first..from.columns).zip(to.chunks_exact_mut(width).skip(first)) {
+        for row in rows.clone() {
+            line[row] = from.data[row * from.row_stride + column];
+        }
+    }
+}
+
+/// Transposes a block of eight rows of eight.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+unsafe fn transpose_8x8(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
+    use std::arch::x86_64::*;
+    // SAFETY: the caller promises that eight rows of eight lie within each.
+    unsafe {
+        let row = |i: usize| from.add(i * from_stride);
+        let (r0, r1) = (_mm256_loadu_ps(row(0)), _mm256_loadu_ps(row(1)));
+        let (r2, r3) = (_mm256_loadu_ps(row(2)), _mm256_loadu_ps(row(3)));
+        let (r4, r5) = (_mm256_loadu_ps(row(4)), _mm256_loadu_ps(row(5)));
+        let (r6, r7) = (_mm256_loadu_ps(row(6)), _mm256_loadu_ps(row(7)));
+        // Pairs of rows interleaved, then fours, then the halves exchanged.
+        let (p0, p1) = (_mm256_unpacklo_ps(r0, r1), _mm256_unpackhi_ps(r0, r1));
+        let (p2, p3) = (_mm256_unpacklo_ps(r2, r3), _mm256_unpackhi_ps(r2, r3));
+        let (p4, p5) = (_mm256_unpacklo_ps(r4, r5), _mm256_unpackhi_ps(r4, r5));
+        let (p6, p7) = (_mm256_unpacklo_ps(r6, r7), _mm256_unpackhi_ps(r6, r7));
+        let (q0, q1) = (_mm256_shuffle_ps::<0x44>(p0, p2), _mm256_shuffle_ps::<0xEE>(p0, p2));
+        let (q2, q3) = (_mm256_shuffle_ps::<0x44>(p1, p3), _mm256_shuffle_ps::<0xEE>(p1, p3));
+        let (q4, q5) = (_mm256_shuffle_ps::<0x44>(p4, p6), _mm256_shuffle_ps::<0xEE>(p4, p6));
+        let (q6, q7) = (_mm256_shuffle_ps::<0x44>(p5, p7), _mm256_shuffle_ps::<0xEE>(p5, p7));
+        _mm256_storeu_ps(to, _mm256_permute2f128_ps::<0x20>(q0, q4));
+        _mm256_storeu_ps(to.add(to_stride), _mm256_permute2f128_ps::<0x20>(q1, q5));
+        _mm256_storeu_ps(to.add(2 * to_stride), _mm256_permute2f128_ps::<0x20>(q2, q6));
+        _mm256_storeu_ps(to.add(3 * to_stride), _mm256_permute2f128_ps::<0x20>(q3, q7));
+        _mm256_storeu_ps(to.add(4 * to_stride), _mm256_permute2f128_ps::<0x31>(q0, q4));
+        _mm256_storeu_ps(to.add(5 * to_stride), _mm256_permute2f128_ps::<0x31>(q1, q5));
+        _mm256_storeu_ps(to.add(6 * to_stride), _mm256_permute2f128_ps::<0x31>(q2, q6));
+        _mm256_storeu_ps(to.add(7 * to_stride), _mm256_permute2f128_ps::<0x31>(q3, q7));
+    }
+}
+
+/// Asks the caches for a part of a matrix, a few lines at a time, while something else is computed.
+pub(super) struct Prefetch {
+    from: *const f32,
+    stride: usize,
+    lines: usize,
+    /// Floats of each line.
+    length: usize,
+    line: usize,
+    position: usize,
+}
+
+/// Floats of a cache line.
+const CACHE_LINE: usize = 16;
+
+impl Prefetch {
+    /// The part of `matrix`; nothing is asked for yet.
+    pub fn new(matrix: MatRef<'_>, rows: Range<usize>, columns: Range<usize>) -> Prefetch {
+        if rows.is_empty() || columns.is_empty() {
+            return Prefetch::none();
+        }
+        let part = matrix.part(rows, columns);
+        let part = if part.column_stride == 1 { part } else { part.t() };
+        Prefetch {
+            from: part.data.as_ptr(),
+            stride: part.row_stride,
+            lines: part.rows,
+            // The first line may start anywhere in a cache line.
+            length: part.columns + CACHE_LINE - 1,
+            line: 0,
+            position: 0,
+        }
+    }
+
+    /// Nothing.
+    pub fn none() -> Prefetch {
+        Prefetch { from: std::ptr::null(), stride: 0, lines: 0, length: 0, line: 0, position: 0 }
+    }
+
+    /// Cache lines in all.
+    pub fn total(&self) -> usize {
+        self.lines * self.length.div_ceil(CACHE_LINE)
+    }
+
+    /// Asks for the next `count` cache lines.
+    #[inline]
+    pub fn advance(&mut self, count: usize) {
+        for _ in 0..count {
+            if self.line >= self.lines {
+                return;
+            }
+            let address = self.from.wrapping_add(self.line * self.stride + self.position);
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: a prefetch is a hint; the processor ignores an address that is not mapped.
+            unsafe {
+                std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(address.cast());
+            }
+            #[cfg(not(target_arch = "x86_64"))]
+            let _ = address;
+            self.position += CACHE_LINE;
+            if self.position >= self.length {
+                self.position = 0;
+                self.line += 1;
+            }
         }
     }
 }

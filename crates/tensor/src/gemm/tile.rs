@@ -31,6 +31,8 @@ pub(super) struct Call {
     pub columns: usize,
     /// Whether the chains start at 0 rather than at C's value.
     pub from_zero: bool,
+    /// The first output of the tile that comes next, a hint to the caches; any address.
+    pub next_c: *const f32,
 }
 
 /// A kernel for a fixed number of rows.
@@ -71,9 +73,10 @@ pub(super) fn kernels(isa: Isa) -> Kernels {
 /// The body of every instance.
 #[inline(always)]
 unsafe fn tile<V: Vector, const ROWS: usize, const BY_ROW: bool>(call: &Call) {
-    let Call { depth, a, mut b, c, c_stride, columns, from_zero } = *call;
+    let Call { depth, a, mut b, c, c_stride, columns, from_zero, next_c } = *call;
     let (row_stride, depth_stride) = if BY_ROW { (ROW_STRIDE, 1) } else { (1, ROWS) };
     // Each output's whole chain lives here: two registers a row.
+    // SAFETY: the caller is a function with the features.
     let mut sums = [[unsafe { V::zero() }; 2]; ROWS_MAX];
     let whole = columns == 2 * V::LANES;
     macro_rules! each_row {
@@ -98,6 +101,8 @@ unsafe fn tile<V: Vector, const ROWS: usize, const BY_ROW: bool>(call: &Call) {
                         sums[ROW][1] = V::load_partial(row.add(V::LANES), high);
                     }
                 }
+                prefetch(next_c.wrapping_add(ROW * c_stride));
+                prefetch(next_c.wrapping_add(ROW * c_stride + CACHE_LINE));
             });
         }
         let mut a = a;
@@ -129,6 +134,21 @@ unsafe fn tile<V: Vector, const ROWS: usize, const BY_ROW: bool>(call: &Call) {
             });
         }
     }
+}
+
+/// Floats of a cache line.
+const CACHE_LINE: usize = 16;
+
+/// Asks the caches for what is at `address`, which need not be mapped.
+#[inline(always)]
+fn prefetch(address: *const f32) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch is a hint; the processor ignores an address that is not mapped.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(address.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
 }
 
 /// How many of `columns` fall into the first and into the second register.
@@ -203,7 +223,7 @@ mod x86 {
 
     instances!(AVX512, Avx512, rows 14, features "avx512f,avx512vl,avx512dq,avx512bw,avx2,fma");
     instances!(AVX2, Avx2, rows 6, features "avx2,fma");
-    instances!(EMULATED16, Array<16>, rows 14, features "avx2,fma");
+    instances!(EMULATED16, Array<16>, rows 4, features "avx2,fma");
 }
 
 #[cfg(target_arch = "aarch64")]
@@ -214,5 +234,5 @@ mod aarch64 {
     instances!(NEON, Neon, rows 14, features "neon");
 }
 
-instances!(EMULATED16, Array<16>, rows 14);
-instances!(PORTABLE, Array<4>, rows 6);
+instances!(EMULATED16, Array<16>, rows 3);
+instances!(PORTABLE, Array<4>, rows 4);
