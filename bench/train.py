@@ -33,18 +33,32 @@ JEMALLOC_CONF = (
 GLIBC_KEEPS = {
     "MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "4294967296", "MALLOC_TOP_PAD_": "268435456",
 }
+# MKL asks this function of itself whether the processor is Intel's, and takes its AVX2 kernels on any other, even one
+# with AVX-512. A library loaded before it that answers yes gives MKL's best; nobody gets that by installing torch.
+MKL_SHIM = "int mkl_serv_intel_cpu_true(void) { return 1; }\n"
+# Parts of a setting, joined by "+": libraries to load first, and variables.
+PARTS = {
+    "default": ([], {}),
+    "glibc-keeps": ([], GLIBC_KEEPS),
+    "jemalloc": (["jemalloc"], {"MALLOC_CONF": JEMALLOC_CONF}),
+    "tcmalloc": (["tcmalloc_minimal"], {}),
+    "intel-openmp": (["iomp5"], {"KMP_BLOCKTIME": "1", "KMP_AFFINITY": "granularity=fine,compact,1,0"}),
+    "mkl-as-on-intel": (["mkl_shim"], {}),
+}
+DEFAULT_SETTINGS = "default,glibc-keeps,jemalloc,tcmalloc,tcmalloc+mkl-as-on-intel"
 WARM_UP_STEPS = {"S": 3, "M": 2}
 TIMED_STEPS = {"S": 9, "M": 4}
 
 
 def main():
     arguments = parse_arguments()
-    settings = torch_settings(arguments)
-    limits = build_limits()
     results = []
-    for shape in arguments.shapes.split(","):
-        results.append(measure(shape, settings, limits, arguments))
-        print_table(results[-1])
+    with tempfile.TemporaryDirectory(prefix="taoye-bench-") as folder:
+        settings = torch_settings(arguments, pathlib.Path(folder))
+        limits = build_limits(pathlib.Path(folder))
+        for shape in arguments.shapes.split(","):
+            results.append(measure(shape, settings, limits, arguments))
+            print_table(results[-1])
     if arguments.out:
         pathlib.Path(arguments.out).write_text(json.dumps(results, indent=1) + "\n")
 
@@ -58,7 +72,7 @@ def parse_arguments():
     parser.add_argument("--taoye", default=str(ROOT / "target/release/taoye"))
     parser.add_argument("--without-ours", action="store_true", help="measure torch alone")
     parser.add_argument("--modes", default="eager,compile", help="of eager, compile, max-autotune")
-    parser.add_argument("--allocators", default="default,glibc-keeps,jemalloc,tcmalloc")
+    parser.add_argument("--settings", default=DEFAULT_SETTINGS, help=f"by commas; parts joined by +: {', '.join(PARTS)}")
     parser.add_argument("--library-folder", help="where libjemalloc, libtcmalloc and libiomp5 lie, if not installed")
     parser.add_argument("--out", help="write every figure to this JSON file")
     arguments = parser.parse_args()
@@ -69,47 +83,51 @@ def parse_arguments():
     return arguments
 
 
-def torch_settings(arguments):
-    """{label: (mode, environment)} for every mode and every allocator that this machine has."""
+def torch_settings(arguments, folder):
+    """{label: (mode, environment)} for every mode and every setting whose libraries this machine has."""
     settings = {}
-    for allocator in arguments.allocators.split(","):
-        environment = allocator_environment(allocator, arguments.library_folder)
+    for setting in arguments.settings.split(","):
+        environment = environment_of(setting, arguments.library_folder, folder)
         if environment is None:
-            print(f"no library for {allocator} here; its settings are left out", file=sys.stderr)
+            print(f"a library of {setting} is not here; the setting is left out", file=sys.stderr)
             continue
         for mode in arguments.modes.split(","):
-            settings[f"torch {mode}, {allocator}"] = (mode, environment)
+            settings[f"torch {mode}, {setting}"] = (mode, environment)
     return settings
 
 
-def allocator_environment(allocator, folder):
-    if allocator == "default":
-        return {}
-    if allocator == "glibc-keeps":
-        return GLIBC_KEEPS
-    libraries = {"jemalloc": ["jemalloc"], "tcmalloc": ["tcmalloc_minimal"], "jemalloc+intel-openmp": ["jemalloc", "iomp5"]}
-    if allocator not in libraries:
-        sys.exit(f"unknown allocator {allocator}; known: default, glibc-keeps, {', '.join(libraries)}")
-    paths = [find_library(name, folder) for name in libraries[allocator]]
-    if None in paths:
+def environment_of(setting, library_folder, build_folder):
+    libraries, environment = [], {}
+    for part in setting.split("+"):
+        if part not in PARTS:
+            sys.exit(f"unknown setting {part}; known, to be joined by +: {', '.join(PARTS)}")
+        names, variables = PARTS[part]
+        libraries += [
+            build_mkl_shim(build_folder) if name == "mkl_shim" else find_library(name, library_folder) for name in names
+        ]
+        environment |= variables
+    if None in libraries:
         return None
-    environment = {"LD_PRELOAD": ":".join(paths)}
-    if "jemalloc" in allocator:
-        environment["MALLOC_CONF"] = JEMALLOC_CONF
-    if "openmp" in allocator:
-        environment |= {"KMP_BLOCKTIME": "1", "KMP_AFFINITY": "granularity=fine,compact,1,0"}
-    return environment
+    return environment | ({"LD_PRELOAD": ":".join(libraries)} if libraries else {})
 
 
 def find_library(name, folder):
+    """A path for LD_PRELOAD: below `folder`, or where the loader's cache says."""
     if folder:
         found = sorted(glob.glob(f"{folder}/**/lib{name}.so*", recursive=True))
         return os.path.abspath(found[0]) if found else None
     return ctypes.util.find_library(name)
 
 
-def build_limits():
-    binary = pathlib.Path(tempfile.mkdtemp(prefix="taoye-bench-")) / "limits"
+def build_mkl_shim(folder):
+    library = folder / "libmkl_shim.so"
+    command = ["cc", "-shared", "-fPIC", "-x", "c", "-", "-o", str(library)]
+    subprocess.run(command, input=MKL_SHIM, text=True, check=True)
+    return str(library)
+
+
+def build_limits(folder):
+    binary = folder / "limits"
     subprocess.run(["cc", "-O3", "-pthread", str(BENCH / "limits.c"), "-o", str(binary)], check=True)
     return binary
 

@@ -94,6 +94,7 @@ def report(arguments, shape, model, times, loss):
         "threads": arguments.threads,
         "allocator": allocator(),
         "openmp": "intel" if "libiomp5" in loaded_libraries() else "gnu",
+        "mkl_as_on_intel": "libmkl_shim" in loaded_libraries(),
         "torch": torch.__version__,
         "cpu": cpu_name(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
