@@ -50,3 +50,40 @@ pub fn conversation(item: &Item) -> Vec<Message> {
 pub fn question(item: &Item) -> Message {
     Message::new(Role::User, item.question.as_str())
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::convert::Infallible;
+
+    use super::*;
+    use crate::tasks::{Family, test_items};
+
+    #[test]
+    fn replies_are_scored_item_by_item() {
+        let items = test_items(4, 5);
+        let mut asked = 0;
+        let outcome = ask_all(&items, |messages: &[Message]| {
+            let item = &items[asked];
+            assert_eq!(messages, [Message::new(Role::User, item.question.as_str())]);
+            asked += 1;
+            let is_known = item.family != Family::Sort;
+            Ok::<_, Infallible>(if is_known { item.answer.clone() } else { "no idea".to_owned() })
+        })
+        .unwrap();
+        assert_eq!(outcome.replies.len(), items.len());
+        for entry in &outcome.report.families {
+            let expected = if entry.family == Family::Sort { 0 } else { 5 };
+            assert_eq!((entry.items, entry.correct), (5, expected), "{entry:?}");
+        }
+        assert!((outcome.report.mean_accuracy() - 6.0 / 7.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_failing_model_names_the_item() {
+        let items = test_items(4, 1);
+        let error = ask_all(&items, |_: &[Message]| Err("no memory")).unwrap_err().to_string();
+        assert!(error.starts_with("the model failed on item 0 (add_digits)"), "{error}");
+    }
+}

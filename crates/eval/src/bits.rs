@@ -183,3 +183,6 @@ impl Yardstick {
         Ok(frame.len() as u64)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -45,3 +45,22 @@ where
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn every_prompt_is_continued_in_its_order() {
+        let samples = continue_all(|prompt: &str| Ok::<_, Error>(prompt.to_uppercase())).unwrap();
+        let expected: Vec<(Language, &str)> = BEGINNINGS.to_vec();
+        let found: Vec<(Language, &str)> =
+            samples.iter().map(|sample| (sample.language, sample.prompt.as_str())).collect();
+        assert_eq!(found, expected);
+        assert!(samples.iter().all(|sample| sample.continuation == sample.prompt.to_uppercase()));
+        let error = continue_all(|_: &str| Err("no memory")).unwrap_err().to_string();
+        assert!(error.starts_with("the model failed on the prompt"), "{error}");
+    }
+}
