@@ -15,7 +15,7 @@ pub struct Options {
     /// The most of the text that one group may have, from 0 (not included) to 1; where there are too few groups for it,
     /// twice the mean group.
     pub max_group_share: f64,
-    /// Longer documents are dropped, in bytes after unpacking.
+    /// Longer documents are dropped, in bytes after unpacking; but longer plain text is read in pieces of whole lines.
     pub max_document_bytes: u64,
 }
 

@@ -9,7 +9,7 @@ mod walk;
 
 pub use decode::decode;
 pub use file_type::{FileType, file_type};
-pub use read::read_file;
+pub use read::{Sink, read_file};
 
 use crate::{Dropped, Error, Result};
 use std::path::{Path, PathBuf};

@@ -18,6 +18,8 @@ const TEXT_BYTES_MIN: usize = 400;
 /// Code with at least so many lines of which half have one shape is a table: constants of a binding, rows of data.
 const SHAPE_LINES_MIN: usize = 150;
 const SHAPE_PERCENT_MAX: usize = 50;
+/// "word word;" and its like are too plain a shape to tell a table.
+const SHAPE_MARKS_MAX_PLAIN: usize = 3;
 
 /// The part of one-line text that its most frequent run of sixteen characters may cover, in percent.
 const WINDOW_CHARACTERS: usize = 16;
@@ -44,30 +46,39 @@ fn repeated_line_bytes(text: &str) -> usize {
     long.filter(|line| !seen.insert(quick_hash(line.as_bytes()))).map(str::len).sum()
 }
 
-/// A line's shape is its signs in order, each word and number between them replaced by one mark.
+/// Whether most lines have one shape. Comment lines are left out: they are sentences, whose few signs say nothing.
 fn has_one_shape(text: &str) -> bool {
     let mut counts: HashMap<u64, usize, Passing> = HashMap::with_hasher(Passing);
-    let (mut lines, mut shape) = (0, Vec::new());
+    let mut lines = 0;
     for line in text.lines().map(str::trim).filter(|line| line.len() >= LINE_BYTES_MIN) {
-        // Comments are sentences; their few signs say nothing.
         if line.starts_with("//") || line.starts_with('#') || line.starts_with('*') {
             continue;
         }
         lines += 1;
-        shape.clear();
-        for byte in line.bytes() {
-            let class =
-                if byte.is_ascii_alphanumeric() || byte == b'_' || byte >= 0x80 { b'a' } else { byte };
-            if class != b'a' || shape.last() != Some(&b'a') {
-                shape.push(class);
-            }
-        }
-        if shape.len() > 3 {
-            *counts.entry(quick_hash(&shape)).or_default() += 1;
+        let (shape, marks) = shape_of(line);
+        if marks > SHAPE_MARKS_MAX_PLAIN {
+            *counts.entry(shape).or_default() += 1;
         }
     }
     let most = counts.values().copied().max().unwrap_or(0);
     lines >= SHAPE_LINES_MIN && most * 100 > SHAPE_PERCENT_MAX * lines
+}
+
+/// A line's shape is its signs in order, each word or number between them replaced by one mark: a hash of it, and how
+/// many marks it has.
+fn shape_of(line: &str) -> (u64, usize) {
+    let (mut hash, mut marks, mut in_word) = (0u64, 0, false);
+    for byte in line.bytes() {
+        let is_word = byte.is_ascii_alphanumeric() || byte == b'_' || byte >= 0x80;
+        if is_word && in_word {
+            continue;
+        }
+        in_word = is_word;
+        let mark = if is_word { b'a' } else { byte };
+        hash = (hash ^ u64::from(mark)).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(23);
+        marks += 1;
+    }
+    (hash, marks)
 }
 
 /// Whether one stretch of sixteen characters recurs so often that it alone fills a part of the text.
