@@ -6,6 +6,7 @@ mod exec;
 pub mod gemm;
 mod isa;
 pub mod kernels;
+pub mod limits;
 mod ops;
 mod pool;
 pub mod reference;
