@@ -61,6 +61,32 @@ pub(super) unsafe fn product<V: Vector, const ROWS: usize, const FROM_ZERO: bool
     }
 }
 
+/// Registers of a row in the widest panel.
+const REGISTERS_MAX: usize = 4;
+
+/// Writes the body out for each row of a full tile (below `$bound`), since an array whose index the compiler
+/// does not know early goes to memory.
+macro_rules! each_row {
+    ($bound:ident, $row:ident => $body:expr) => {
+        each_row!(@ $bound, $row => $body, 0 1 2 3 4 5)
+    };
+    (@ $bound:ident, $row:ident => $body:expr, $($index:literal)*) => {
+        $({
+            const $row: usize = $index;
+            if $row < $bound {
+                $body;
+            }
+        })*
+    };
+}
+
+/// The same for the registers of a row.
+macro_rules! each_register {
+    ($bound:ident, $register:ident => $body:expr) => {
+        each_row!(@ $bound, $register => $body, 0 1 2 3)
+    };
+}
+
 #[inline(always)]
 unsafe fn panel<V: Vector, const ROWS: usize, const REGISTERS: usize, const FROM_ZERO: bool>(
     left: Left,
@@ -69,34 +95,31 @@ unsafe fn panel<V: Vector, const ROWS: usize, const REGISTERS: usize, const FROM
     column: usize,
 ) {
     unsafe {
-        let mut sums = [[V::zero(); REGISTERS]; ROWS];
+        let mut sums = [[V::zero(); REGISTERS_MAX]; TILE_ROWS];
+        let output_at = output.at.add(column);
         if !FROM_ZERO {
-            for (row, sums) in sums.iter_mut().enumerate() {
-                for (register, sum) in sums.iter_mut().enumerate() {
-                    *sum = V::load(output.at.add(row * output.stride + column + register * V::LANES));
-                }
-            }
+            each_row!(ROWS, ROW => each_register!(REGISTERS, REGISTER => {
+                sums[ROW][REGISTER] = V::load(output_at.add(ROW * output.stride + REGISTER * V::LANES));
+            }));
         }
         let mut step_left = left.at;
         let mut step_right = right.at.add(column);
         for _ in 0..right.depth {
-            let mut factors = [V::zero(); REGISTERS];
-            for (register, factor) in factors.iter_mut().enumerate() {
-                *factor = V::load(step_right.add(register * V::LANES));
-            }
-            for (row, sums) in sums.iter_mut().enumerate() {
-                let value = V::splat(*step_left.add(row * left.row_stride));
-                for (sum, factor) in sums.iter_mut().zip(factors) {
-                    *sum = value.fma(factor, *sum);
-                }
-            }
+            let mut factors = [V::zero(); REGISTERS_MAX];
+            each_register!(REGISTERS, REGISTER => {
+                factors[REGISTER] = V::load(step_right.add(REGISTER * V::LANES));
+            });
+            each_row!(ROWS, ROW => {
+                let value = V::splat(*step_left.add(ROW * left.row_stride));
+                each_register!(REGISTERS, REGISTER => {
+                    sums[ROW][REGISTER] = value.fma(factors[REGISTER], sums[ROW][REGISTER]);
+                });
+            });
             step_left = step_left.add(left.step_stride);
             step_right = step_right.add(right.stride);
         }
-        for (row, sums) in sums.iter().enumerate() {
-            for (register, sum) in sums.iter().enumerate() {
-                sum.store(output.at.add(row * output.stride + column + register * V::LANES));
-            }
-        }
+        each_row!(ROWS, ROW => each_register!(REGISTERS, REGISTER => {
+            sums[ROW][REGISTER].store(output_at.add(ROW * output.stride + REGISTER * V::LANES));
+        }));
     }
 }
