@@ -1,6 +1,7 @@
 //! Drops tables of numbers and drawings in signs. It must not know languages beyond what Unicode calls a letter.
 
 use super::Verdict;
+use crate::text::is_han;
 use crate::{Document, Reason};
 
 /// The part of what is not white space that must be letters of words, in percent. StarCoder's curation (Li et al.,
@@ -28,13 +29,18 @@ enum Place {
     InNumber,
 }
 
+/// The common case of Chinese text is told without Unicode's tables.
+fn is_letter(character: char) -> bool {
+    is_han(character) || character.is_alphabetic()
+}
+
 /// Letters in words by their bytes, since a Han character says as much as several Latin ones, and the number of all
 /// other characters but white space.
 fn count(text: &str) -> (usize, usize) {
     let (mut letters, mut others) = (0, 0);
     let mut place = Place::Outside;
     for character in text.chars() {
-        if character.is_ascii_alphabetic() || (!character.is_ascii() && character.is_alphabetic()) {
+        if character.is_ascii_alphabetic() || (!character.is_ascii() && is_letter(character)) {
             if place == Place::Outside || !character.is_ascii() {
                 place = Place::InWord;
             }
