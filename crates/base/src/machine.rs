@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 /// A description for manifests and reports.
-#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Machine {
     /// The processor's name, as the system gives it.
     pub cpu: String,

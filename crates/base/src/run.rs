@@ -19,12 +19,15 @@ pub struct RunFolder {
 }
 
 /// What `manifest.json` holds.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
     /// The product's version that last wrote the manifest.
     pub version: String,
     /// The machine that last wrote it.
     pub machine: Machine,
+    /// What the run read, each with its hash: the corpus, a tokenizer, a starting model.
+    #[serde(default)]
+    pub inputs: BTreeMap<String, String>,
     /// Finished stages by name.
     #[serde(default)]
     pub stages: BTreeMap<String, StageRecord>,
@@ -163,6 +166,16 @@ impl RunFolder {
         self.store(manifest)
     }
 
+    /// Records something that the run reads, with its hash or fingerprint.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::DiskFull`].
+    pub fn record_input(&mut self, name: &str, hash: &str) -> Result<()> {
+        let mut manifest = self.manifest.clone();
+        manifest.inputs.insert(name.to_string(), hash.to_string());
+        self.store(manifest)
+    }
+
     /// Forgets a stage, so that it runs again.
     ///
     /// # Errors
@@ -199,7 +212,7 @@ pub fn fingerprint<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
 fn read_manifest(path: &Path) -> Result<Manifest> {
     if !path.exists() {
         let version = env!("CARGO_PKG_VERSION").to_string();
-        return Ok(Manifest { version, machine: machine::describe(), stages: BTreeMap::new() });
+        return Ok(Manifest { version, machine: machine::describe(), ..Manifest::default() });
     }
     let text = fs::read_text(path)?;
     serde_json::from_str(&text)
@@ -237,10 +250,12 @@ mod tests {
         fs::write_bytes(&run.join("documents.jsonl"), b"{}\n").unwrap();
         fs::write_bytes(&run.model().join("config.json"), b"{}").unwrap();
         run.mark_stage("corpus", &old, &["documents.jsonl".into(), "model".into()]).unwrap();
+        run.record_input("corpus", &hash::hash_bytes(b"all files")).unwrap();
         drop(run);
 
         let mut run = RunFolder::open_named(root.path(), "试验-1").unwrap();
         assert!(run.stage_done("corpus", &old));
+        assert_eq!(run.manifest().inputs["corpus"], hash::hash_bytes(b"all files"));
         assert!(!run.stage_done("corpus", &fingerprint(["recipe", "other inputs"])));
         assert!(!run.stage_done("train", &old));
         let outputs = &run.manifest().stages["corpus"].outputs;

@@ -7,6 +7,7 @@ pub mod few_letters;
 pub mod generated;
 pub mod html;
 mod html_entities;
+mod html_output;
 pub mod minified;
 pub mod near_empty;
 pub mod normalise;

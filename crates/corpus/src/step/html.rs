@@ -1,8 +1,8 @@
 //! A web page to its text: a small tokenizer after the HTML standard's (section 13.2.5) main states. Scripts, styles,
-//! forms and the page's frame (navigation, footer, aside) go, entities are resolved, blocks become lines.
+//! forms and the page's frame (navigation, footer, aside, menus of links) go, entities are resolved, blocks become lines.
 //! It must not know the network, nor render anything.
 
-use super::html_entities::push_entity;
+use super::html_output::Output;
 use crate::{Document, Kind};
 
 /// The page's text, for [`Kind::Html`] only.
@@ -17,49 +17,9 @@ const SKIPPED: [&str; 15] = [
 ];
 /// Of them, those whose content is not markup: it ends at the first matching end tag.
 const RAW: [&str; 4] = ["script", "style", "noscript", "iframe"];
-/// Elements that begin and end a line.
-const BLOCKS: [&str; 33] = [
-    "address",
-    "article",
-    "blockquote",
-    "br",
-    "caption",
-    "center",
-    "dd",
-    "details",
-    "div",
-    "dl",
-    "dt",
-    "fieldset",
-    "figcaption",
-    "figure",
-    "h1",
-    "h2",
-    "h3",
-    "h4",
-    "h5",
-    "h6",
-    "hr",
-    "li",
-    "main",
-    "ol",
-    "p",
-    "pre",
-    "section",
-    "summary",
-    "table",
-    "tbody",
-    "thead",
-    "tr",
-    "ul",
-];
-/// Elements that are set apart by an empty line.
-const PARAGRAPHS: [&str; 13] =
-    ["p", "h1", "h2", "h3", "h4", "h5", "h6", "pre", "blockquote", "table", "ul", "ol", "article"];
-
 /// The text of a page; never fails, as browsers never do: what is no tag is text.
 pub fn to_text(page: &str) -> String {
-    let mut output = Output { text: String::with_capacity(page.len() / 2), ..Output::default() };
+    let mut output = Output::default();
     let mut rest = page;
     let mut skipping = None;
     while !rest.is_empty() {
@@ -88,13 +48,13 @@ pub fn to_text(page: &str) -> String {
             rest = skip_raw(rest, name);
         }
     }
-    output.text
+    output.finish()
 }
 
 /// A tag, comment or declaration; of the last two the name is empty.
-struct Tag<'a> {
+pub(super) struct Tag<'a> {
     name: &'a str,
-    is_end: bool,
+    pub is_end: bool,
     is_closed: bool,
 }
 
@@ -137,11 +97,11 @@ impl<'a> Tag<'a> {
         !self.is_end && !self.is_closed
     }
 
-    fn is(&self, name: &str) -> bool {
+    pub fn is(&self, name: &str) -> bool {
         self.name.eq_ignore_ascii_case(name)
     }
 
-    fn is_one_of(&self, names: &[&str]) -> bool {
+    pub fn is_one_of(&self, names: &[&str]) -> bool {
         names.iter().any(|name| self.is(name))
     }
 }
@@ -175,83 +135,6 @@ fn skip_raw<'a>(rest: &'a str, name: &str) -> &'a str {
     ""
 }
 
-/// The text so far, with the white space that is owed before the next word.
-#[derive(Default)]
-struct Output {
-    text: String,
-    owes_space: bool,
-    owed_line_ends: usize,
-    preformatted: usize,
-}
-
-impl Output {
-    fn push_tag(&mut self, tag: &Tag<'_>) {
-        if tag.is_one_of(&BLOCKS) {
-            let wanted = if tag.is_one_of(&PARAGRAPHS) { 2 } else { 1 };
-            self.owed_line_ends = self.owed_line_ends.max(wanted);
-            if tag.is("br") {
-                self.text.push_str(if self.preformatted > 0 { "\n" } else { "" });
-            }
-            if tag.is("li") && !tag.is_end {
-                self.push_word("- ");
-            }
-        } else if tag.is("td") || tag.is("th") {
-            self.owes_space = true;
-        }
-        if tag.is("pre") {
-            self.preformatted =
-                if tag.is_end { self.preformatted.saturating_sub(1) } else { self.preformatted + 1 };
-        }
-    }
-
-    fn push_text(&mut self, raw: &str) {
-        if self.preformatted > 0 {
-            let raw = if self.owed_line_ends > 0 { raw.trim_start_matches(['\r', '\n']) } else { raw };
-            if !raw.is_empty() {
-                self.settle();
-                push_decoded(&mut self.text, raw);
-            }
-            return;
-        }
-        let space = |letter: char| letter.is_ascii_whitespace();
-        for (index, word) in raw.split(space).enumerate() {
-            self.owes_space |= index > 0;
-            if !word.is_empty() {
-                self.push_word(word);
-            }
-        }
-    }
-
-    fn push_word(&mut self, word: &str) {
-        self.settle();
-        push_decoded(&mut self.text, word);
-    }
-
-    /// Writes the white space that is owed.
-    fn settle(&mut self) {
-        let after_bullet = self.text == "- " || self.text.ends_with("\n- ");
-        if !self.text.is_empty() && !after_bullet && self.owed_line_ends > 0 {
-            let kept = self.text.trim_end_matches(' ').len();
-            self.text.truncate(kept);
-            let present = self.text.bytes().rev().take_while(|&byte| byte == b'\n').count();
-            (present..self.owed_line_ends).for_each(|_| self.text.push('\n'));
-        } else if self.owes_space && !self.text.is_empty() && !self.text.ends_with([' ', '\n']) {
-            self.text.push(' ');
-        }
-        self.owes_space = false;
-        self.owed_line_ends = 0;
-    }
-}
-
-fn push_decoded(text: &mut String, raw: &str) {
-    let mut rest = raw;
-    while let Some(at) = rest.find('&') {
-        text.push_str(&rest[..at]);
-        rest = push_entity(text, &rest[at..]);
-    }
-    text.push_str(rest);
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -277,6 +160,11 @@ mod tests {
             ("<table><tr><td>1<td>2</tr><tr><th>3</th></tr></table>", "1 2\n3"),
             ("<p>陶冶，是把原始文本<br/>变成模型。</p>\r\n", "陶冶，是把原始文本\n变成模型。"),
             ("unfinished <p attr=\"x", "unfinished"),
+            (
+                "<div>Menu</div><ul><li><a href=a>Home</a><li><a>News</a></li><li><a>Über uns</a><li><a>关于</a>\
+                 <li><a>Contact</a></ul><p>The text has <a href=x>a link</a>.</p><ul><li><a>one</a></li></ul>",
+                "Menu\n\nThe text has a link.\n\n- one",
+            ),
             ("<svg/>after <img src=a.png>", "after"),
         ];
         for (page, expected) in cases {
