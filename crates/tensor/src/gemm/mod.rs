@@ -25,13 +25,15 @@ use crate::Exec;
 use pack::{Part, Prefetch, pack_a, pack_b};
 use split::{Grid, Work, share};
 use std::ops::Range;
-use tile::{Call, DEPTH_MAX, Kernels, ROW_STRIDE, ROWS_MAX, kernels};
+use tile::{Call, DEPTH_MAX, Kernel, Kernels, ROW_STRIDE, ROWS_MAX, kernels};
 
-/// Columns of B that are packed at once: with `DEPTH_MAX` rows half of a one-mebibyte second-level cache.
+/// The most columns of B that are packed at once.
 const COLUMNS_MAX: usize = 512;
+/// Floats of B that are packed at once: three quarters of a one-mebibyte second-level cache.
+const B_LENGTH_MAX: usize = (768 << 10) / size_of::<f32>();
 /// Floats of scratch for each rectangle in work: a block of B and a tile of A, and more, so that it gets huge pages.
 const SCRATCH_LENGTH: usize = (2 << 20) / size_of::<f32>();
-const _: () = assert!(DEPTH_MAX * COLUMNS_MAX + ROWS_MAX * ROW_STRIDE + 16 <= SCRATCH_LENGTH);
+const _: () = assert!(B_LENGTH_MAX + ROWS_MAX * ROW_STRIDE + 16 <= SCRATCH_LENGTH);
 
 /// C = A · B, or C += A · B. (M, K) · (K, N) → (M, N).
 ///
@@ -100,18 +102,18 @@ fn multiply(exec: Exec<'_>, a: MatRef<'_>, b: Operand<'_>, c: MatMut<'_>, into: 
 }
 
 impl Job<'_> {
-    /// Computes one rectangle of C.
+    /// Computes one rectangle of C: blocks of columns, within them blocks of k.
     fn rectangle(&self, rows: Range<usize>, columns: Range<usize>) {
-        let depth = self.a.columns;
-        let blocks = depth.div_ceil(DEPTH_MAX);
         let mut scratch = self.exec.pool.scratch().take(SCRATCH_LENGTH);
-        let (b_block, a_tile) = scratch.split_at_mut(DEPTH_MAX * COLUMNS_MAX);
-        let width = self.kernels.columns;
-        for first in columns.clone().step_by(COLUMNS_MAX) {
-            let columns = first..columns.end.min(first + COLUMNS_MAX);
-            for index in 0..blocks {
-                let k = share(depth, 1, index, blocks);
-                let next_k = if index + 1 < blocks { share(depth, 1, index + 1, blocks) } else { 0..0 };
+        let (b_block, a_tile) = scratch.split_at_mut(B_LENGTH_MAX);
+        let (depth, width) = (self.a.columns, self.kernels.columns);
+        let column_blocks = columns.len().div_ceil(COLUMNS_MAX);
+        for column_block in 0..column_blocks {
+            let part = share(columns.len(), width, column_block, column_blocks);
+            let columns = columns.start + part.start..columns.start + part.end;
+            let depth_blocks = depth.div_ceil(B_LENGTH_MAX / columns.len().next_multiple_of(width));
+            for depth_block in 0..depth_blocks {
+                let k = share(depth, 1, depth_block, depth_blocks);
                 let (b, panel_stride) = match self.b {
                     Operand::Plain(b) => {
                         let part = Part { depth: k.clone(), columns: columns.clone(), width };
@@ -119,8 +121,12 @@ impl Job<'_> {
                         (&*b_block, k.len() * width)
                     }
                     Operand::Packed(panels) => {
-                        (&panels[first / width * depth * width + k.start * width..], depth * width)
+                        (&panels[columns.start / width * depth * width + k.start * width..], depth * width)
                     }
+                };
+                let next_k = match depth_block + 1 {
+                    next if next < depth_blocks => share(depth, 1, next, depth_blocks),
+                    _ => 0..0,
                 };
                 let (rows, columns) = (rows.clone(), columns.clone());
                 self.block(Block { rows, columns, k, next_k, b, panel_stride }, a_tile);
@@ -128,59 +134,61 @@ impl Job<'_> {
         }
     }
 
-    /// Adds the products of one block of k to a rectangle, tile after tile.
+    /// Adds the products of one block of k to a rectangle, tile after tile; each tile of C stays in the first cache
+    /// while its pieces of k pass.
     fn block(&self, block: Block<'_>, a_tile: &mut [f32]) {
-        let Block { rows, columns, k, next_k, b, panel_stride } = block;
-        let table = if self.a.column_stride == 1 { self.kernels.by_row } else { self.kernels.by_depth };
-        let from_zero = k.start == 0 && self.into == Into::Overwrite;
         let width = self.kernels.columns;
-        let tiles = rows.len().div_ceil(self.kernels.rows);
-        // Tiles of even sizes: a last one of few rows would wait for its own sums.
-        let tile_rows = |tile: usize| {
-            let part = share(rows.len(), 1, tile, tiles);
-            rows.start + part.start..rows.start + part.end
-        };
-        let panels = columns.len().div_ceil(width);
+        let tiles = block.rows.len().div_ceil(self.kernels.rows);
+        let pieces = block.k.len().div_ceil(DEPTH_MAX);
+        let panels = block.columns.len().div_ceil(width);
         let mut next_b = match self.b {
-            Operand::Plain(b) => Prefetch::new(b, next_k.clone(), columns.clone()),
+            Operand::Plain(b) => Prefetch::new(b, block.next_k.clone(), block.columns.clone()),
             Operand::Packed(_) => Prefetch::none(),
         };
-        let b_lines = next_b.total().div_ceil(tiles * panels);
-        for tile in 0..tiles {
-            let tile_at = tile_rows(tile);
-            pack_a(self.exec.isa, self.a, tile_at.clone(), k.clone(), a_tile);
-            let mut next_a = if tile + 1 < tiles {
-                Prefetch::new(self.a, tile_rows(tile + 1), k.clone())
-            } else {
-                Prefetch::new(self.a, tile_rows(0), next_k.clone())
-            };
+        let b_lines = next_b.total().div_ceil(tiles * pieces * panels);
+        let steps = tiles * pieces;
+        for step in 0..steps {
+            let (rows, k) = block.step(step, tiles, pieces);
+            pack_a(self.exec.isa, self.a, rows.clone(), k.clone(), a_tile);
+            let (next_rows, next_k) =
+                if step + 1 < steps { block.step(step + 1, tiles, pieces) } else { (0..0, 0..0) };
+            let mut next_a = Prefetch::new(self.a, next_rows.clone(), next_k);
             let a_lines = next_a.total().div_ceil(panels);
-            let kernel = table[tile_at.len() - 1];
-            for (panel, first) in columns.clone().step_by(width).enumerate() {
+            let b = &block.b[(k.start - block.k.start) * width..];
+            for (panel, first) in block.columns.clone().step_by(width).enumerate() {
                 next_a.advance(a_lines);
                 next_b.advance(b_lines);
-                let b = &b[panel * panel_stride..][..k.len() * width];
-                let (next_row, next_column) = if first + width < columns.end {
-                    (tile_at.start, first + width)
-                } else {
-                    (tile_at.end, columns.start)
+                let (next_row, next_column) = match first + width {
+                    next if next < block.columns.end => (rows.start, next),
+                    _ => (next_rows.start, block.columns.start),
+                };
+                let b = &b[panel * block.panel_stride..][..k.len() * width];
+                let call = Call {
+                    depth: k.len(),
+                    a: a_tile.as_ptr(),
+                    b: b.as_ptr(),
+                    c: self.output(rows.start, first),
+                    c_stride: self.c_stride,
+                    columns: width.min(block.columns.end - first),
+                    from_zero: k.start == 0 && self.into == Into::Overwrite,
+                    next_c: self.output(next_row, next_column),
                 };
                 // SAFETY: the Isa of an Exec is available; the tile and the panel are packed for `k.len()` values, and
                 // the outputs lie within this rectangle of C, which nobody else touches.
-                unsafe {
-                    kernel(&Call {
-                        depth: k.len(),
-                        a: a_tile.as_ptr(),
-                        b: b.as_ptr(),
-                        c: self.c.add(tile_at.start * self.c_stride + first),
-                        c_stride: self.c_stride,
-                        columns: width.min(columns.end - first),
-                        from_zero,
-                        next_c: self.c.wrapping_add(next_row * self.c_stride + next_column),
-                    });
-                }
+                unsafe { self.kernel(rows.len())(&call) };
             }
         }
+    }
+
+    /// The kernel for a tile of `rows` rows.
+    fn kernel(&self, rows: usize) -> Kernel {
+        let table = if self.a.column_stride == 1 { self.kernels.by_row } else { self.kernels.by_depth };
+        table[rows - 1]
+    }
+
+    /// The address of an output.
+    fn output(&self, row: usize, column: usize) -> *mut f32 {
+        self.c.wrapping_add(row * self.c_stride + column)
     }
 }
 
@@ -192,4 +200,17 @@ struct Block<'a> {
     next_k: Range<usize>,
     b: &'a [f32],
     panel_stride: usize,
+}
+
+impl Block<'_> {
+    /// The rows and the values of k of step `step`: for each of `tiles` all of `pieces`. Tiles and pieces are of even
+    /// sizes: a last tile of few rows would wait for its own sums.
+    fn step(&self, step: usize, tiles: usize, pieces: usize) -> (Range<usize>, Range<usize>) {
+        let rows = share(self.rows.len(), 1, step / pieces, tiles);
+        let k = share(self.k.len(), 1, step % pieces, pieces);
+        (
+            self.rows.start + rows.start..self.rows.start + rows.end,
+            self.k.start + k.start..self.k.start + k.end,
+        )
+    }
 }

@@ -17,17 +17,20 @@ pub(super) struct Part {
 /// Packs B[`depth`, `columns`] into panels of `width` columns, each `[k][width]`, `panel_stride` floats apart; what a
 /// last panel has beyond the last column is zero.
 pub(super) fn pack_b(isa: Isa, b: MatRef<'_>, part: &Part, panel_stride: usize, to: &mut [f32]) {
-    let width = part.width;
-    for (panel, first) in part.columns.clone().step_by(width).enumerate() {
-        let columns = first..part.columns.end.min(first + width);
-        let to = &mut to[panel * panel_stride..][..part.depth.len() * width];
-        if b.column_stride == 1 {
-            let from = b.part(part.depth.clone(), columns);
-            // SAFETY: the Isa comes from an Exec; `to` holds a line of `width` for each row of the part.
-            unsafe { copy_rows(isa, from, to, width) };
-        } else {
-            transpose(isa, b.t().part(columns, part.depth.clone()), to, width);
-        }
+    let Part { ref depth, ref columns, width } = *part;
+    let panels = columns.len().div_ceil(width);
+    let panel_length = depth.len() * width;
+    assert!(panels == 0 || to.len() >= (panels - 1) * panel_stride + panel_length, "packed panels have room");
+    if b.column_stride == 1 {
+        let from = b.part(depth.clone(), columns.clone());
+        // SAFETY: the Isa comes from an Exec; `to` holds a line of `width` for each row of each panel.
+        unsafe { copy_rows(isa, from, to, width, panel_stride) };
+        return;
+    }
+    for (panel, first) in columns.clone().step_by(width).enumerate() {
+        let columns = first..columns.end.min(first + width);
+        let to = &mut to[panel * panel_stride..][..panel_length];
+        transpose(isa, b.t().part(columns, depth.clone()), to, width);
     }
 }
 
@@ -69,23 +72,31 @@ unsafe fn copy_lines_generic<V: Vector>(from: MatRef<'_>, to: &mut [f32], stride
 }
 
 dispatch! {
-    /// Copies the rows of a row-major matrix, each zero-filled to `width`, a multiple of the lanes.
-    fn copy_rows(from: MatRef<'_>, to: &mut [f32], width: usize) = copy_rows_generic;
+    /// Cuts the rows of a row-major matrix into pieces of `width`, a multiple of the lanes, the last one zero-filled,
+    /// and hands them to panels in turn. Row after row, since memory likes to be read in order.
+    fn copy_rows(from: MatRef<'_>, to: &mut [f32], width: usize, panel_stride: usize) = copy_rows_generic;
 }
 
 #[inline(always)]
-unsafe fn copy_rows_generic<V: Vector>(from: MatRef<'_>, to: &mut [f32], width: usize) {
+unsafe fn copy_rows_generic<V: Vector>(from: MatRef<'_>, to: &mut [f32], width: usize, panel_stride: usize) {
     for row in 0..from.rows {
-        let mut i = 0;
-        while i < width {
-            let left = from.columns.saturating_sub(i);
-            // SAFETY: the part lies within its data; `to` holds a line of `width` for each row.
-            unsafe {
-                let source = from.data.as_ptr().wrapping_add(row * from.row_stride + i);
-                let value = if left >= V::LANES { V::load(source) } else { V::load_partial(source, left) };
-                value.store(to.as_mut_ptr().add(row * width + i));
+        let source = from.data.as_ptr().wrapping_add(row * from.row_stride);
+        let mut target = to.as_mut_ptr().wrapping_add(row * width);
+        let mut first = 0;
+        while first < from.columns {
+            let mut i = 0;
+            while i < width {
+                let left = from.columns.saturating_sub(first + i);
+                // SAFETY: the part lies within its data; `to` holds a line of `width` for each row of each panel.
+                unsafe {
+                    let at = source.wrapping_add(first + i);
+                    let value = if left >= V::LANES { V::load(at) } else { V::load_partial(at, left) };
+                    value.store(target.wrapping_add(i));
+                }
+                i += V::LANES;
             }
-            i += V::LANES;
+            first += width;
+            target = target.wrapping_add(panel_stride);
         }
     }
 }

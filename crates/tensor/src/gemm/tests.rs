@@ -97,9 +97,15 @@ fn every_number_of_columns() {
 #[test]
 fn sums_continue_over_blocks_of_k_and_columns() {
     each_exec(|exec| {
-        for (m, k, n) in
-            [(17, 255, 33), (15, 257, 40), (29, 700, 31), (1, 1025, 65), (2, 3, 1100), (5, 300, 530)]
-        {
+        for (m, k, n) in [
+            (17, 255, 33),
+            (15, 257, 40),
+            (29, 700, 31),
+            (1, 1025, 65),
+            (2, 3, 1100),
+            (5, 300, 530),
+            (4, 900, 490),
+        ] {
             each_form(m, k, n, |case| check(exec, case));
         }
     });
