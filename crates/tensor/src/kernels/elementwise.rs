@@ -165,14 +165,14 @@ mod tests {
     fn flat_kernels_have_the_bits_of_the_reference() {
         for len in [0, 1, 17, 1000, 70_001] {
             let (a, b) = (random(1, len), random(2, len));
-            let mut expected = vec![vec![0.0; len], vec![0.0; len], a.clone(), a.clone(), a.clone()];
+            let mut expected = [vec![0.0; len], vec![0.0; len], a.clone(), a.clone(), a.clone()];
             reference::add(&a, &b, &mut expected[0]);
             reference::multiply(&a, &b, &mut expected[1]);
             reference::add_into(&b, &mut expected[2]);
             reference::scaled_add(0.3, &b, &mut expected[3]);
             reference::scale(0.7, &mut expected[4]);
             each_exec(|exec| {
-                let mut found = vec![vec![9.0; len], vec![9.0; len], a.clone(), a.clone(), a.clone()];
+                let mut found = [vec![9.0; len], vec![9.0; len], a.clone(), a.clone(), a.clone()];
                 add(exec, &a, &b, &mut found[0]);
                 multiply(exec, &a, &b, &mut found[1]);
                 add_into(exec, &b, &mut found[2]);

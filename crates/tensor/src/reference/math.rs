@@ -7,7 +7,7 @@ pub const ROUNDING_MAGIC: f32 = 12_582_912.0;
 /// log2(e).
 pub const LOG2_E: f32 = std::f32::consts::LOG2_E;
 /// The leading bits of ln 2 (its product with any exponent is exact).
-pub const LN_2_HIGH: f32 = 0.693_359_375;
+pub const LN_2_HIGH: f32 = 0.693_359_4;
 /// ln 2 − `LN_2_HIGH`.
 pub const LN_2_LOW: f32 = -2.121_944_4e-4;
 /// Below it `exp` is 0 (the result would be subnormal).
@@ -25,7 +25,7 @@ pub const TANH_POLYNOMIAL: [f32; 5] =
 pub const TANH_SWITCH: f32 = 0.625;
 /// erf(x)/x − 1 as a polynomial in x² on |x| ≤ `ERF_SWITCH`; Chebyshev fit, error 4e-10.
 pub const ERF_POLYNOMIAL: [f32; 7] =
-    [8.387_075e-5, -8.147_081e-4, 5.201_456_3e-3, -0.026_859_589, 0.112_836_994, -0.376_126_34, 0.128_379_17];
+    [8.387_075e-5, -8.147_081e-4, 5.201_456e-3, -0.026_859_589, 0.112_836_994, -0.376_126_34, 0.128_379_17];
 /// −ln(1 − erf(x)) on `ERF_SWITCH` ≤ x ≤ `ERF_HIGHEST`; Chebyshev fit, error 2e-8.
 pub const ERFC_POLYNOMIAL: [f32; 9] = [
     -1.643_569_7e-6,

@@ -1,6 +1,6 @@
 //! Bits against the reference, over shapes, instruction sets and threads; whole, chunked and paged; finite
 //! differences.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::single_range_in_vec_init)] // A case is a list of documents.
 
 use super::*;
 use crate::kernels::testing::{assert_same_bits, check_gradient, each_exec, inner, random};
