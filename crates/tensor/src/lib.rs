@@ -1,5 +1,6 @@
 //! Tensors, the tape, kernels and their references; the only home of intrinsics.
 
+mod counting;
 mod device;
 mod error;
 mod exec;
@@ -15,6 +16,7 @@ pub mod simd;
 mod tape;
 mod tensor;
 
+pub use counting::CountingAllocator;
 pub use device::Device;
 pub use error::Error;
 pub use exec::Exec;

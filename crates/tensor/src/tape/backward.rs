@@ -53,7 +53,9 @@ impl Tape<'_> {
             Node::Embed { table, ids, .. } => self.embed_backward(table, ids, &dy),
             Node::RmsNorm { x, value, gain, eps, .. } => self.rms_norm_backward(x, &value, (gain, eps), &dy),
             Node::Linear { x, value, w, bias, .. } => self.linear_backward(x, value, (w, bias), &dy),
-            Node::QkNorm { x, value, norm, heads, .. } => self.qk_norm_backward(x, &value, (norm, heads), &dy),
+            Node::QkNorm { x, value, norm, heads, .. } => {
+                self.qk_norm_backward(x, &value, (norm, heads), &dy)
+            }
             Node::Rotary { x, heads, .. } => self.rotary_backward(x, heads, dy),
             Node::Attend { x, kept, heads, .. } => self.attend_backward(x, kept, heads, &dy),
             Node::SwiGlu { x, value, .. } => self.swiglu_backward(x, &value, &dy),
@@ -73,10 +75,7 @@ impl Tape<'_> {
 
     fn rms_norm_backward(&mut self, x: usize, value: &Tensor, (gain, eps): (Weight, f32), dy: &Tensor) {
         let mut dx = self.take_or_zeros(x, value);
-        let gradients = kernels::NormGradients {
-            dx: dx.data_mut(),
-            dgain: gain.of_mut(self.flat.gradients),
-        };
+        let gradients = kernels::NormGradients { dx: dx.data_mut(), dgain: gain.of_mut(self.flat.gradients) };
         let gain = gain.of(self.flat.weights);
         kernels::rms_norm_backward(self.device.exec(), value.data(), (gain, eps), dy.data(), gradients);
         self.memory.gradients[x] = Some(dx);

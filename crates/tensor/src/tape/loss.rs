@@ -32,7 +32,13 @@ impl Tape<'_> {
     ///
     /// # Panics
     /// When the targets are not as many as the rows, or one is outside the vocabulary.
-    pub fn cross_entropy(&mut self, hidden: &Var, head: Weight, targets: Targets<'_>, log_probs: LogProbs<'_>) -> f64 {
+    pub fn cross_entropy(
+        &mut self,
+        hidden: &Var,
+        head: Weight,
+        targets: Targets<'_>,
+        log_probs: LogProbs<'_>,
+    ) -> f64 {
         let rows = hidden.value.rows();
         assert_eq!((targets.ids.len(), targets.weights.len()), (rows, rows), "one target a row");
         let mut losses = std::mem::take(&mut self.memory.losses);
@@ -59,7 +65,11 @@ impl Tape<'_> {
         if let Some(log_probs) = log_probs {
             log_probs.iter_mut().zip(&losses).for_each(|(log_prob, loss)| *log_prob = -loss);
         }
-        let total = losses.iter().zip(targets.weights).map(|(loss, weight)| f64::from(*loss) * f64::from(*weight)).sum();
+        let total = losses
+            .iter()
+            .zip(targets.weights)
+            .map(|(loss, weight)| f64::from(*loss) * f64::from(*weight))
+            .sum();
         self.memory.losses = losses;
         total
     }
@@ -81,7 +91,8 @@ impl Tape<'_> {
             kernels::cross_entropy(exec, logits.data(), targets.ids, losses);
             return;
         };
-        let row_targets = kernels::RowTargets { ids: targets.ids, weights: targets.weights, scale: targets.scale };
+        let row_targets =
+            kernels::RowTargets { ids: targets.ids, weights: targets.weights, scale: targets.scale };
         kernels::cross_entropy_backward(exec, logits.data_mut(), row_targets, losses);
         let dlogits = MatRef::new(logits.data(), rows, head.rows);
         gemm(exec, dlogits, w, MatMut::new(gradient, rows, head.cols), Into::Overwrite);

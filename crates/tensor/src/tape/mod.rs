@@ -125,17 +125,64 @@ enum Saved {
 
 /// One recorded operation. `x` and `out` are variables.
 enum Node {
-    Embed { table: Weight, ids: Range<usize>, out: usize },
-    RmsNorm { x: usize, out: usize, value: Tensor, gain: Weight, eps: f32 },
-    Linear { x: usize, out: usize, value: Saved, w: Weight, bias: Option<Weight> },
-    QkNorm { x: usize, out: usize, value: Tensor, norm: QkNorm, heads: Heads },
-    Rotary { x: usize, out: usize, heads: Heads },
-    Attend { x: usize, out: usize, kept: Attended, heads: Heads },
-    SwiGlu { x: usize, out: usize, value: Tensor },
-    Add { x: usize, y: usize, out: usize },
-    Segment { index: usize, x: usize, out: usize, value: Tensor },
+    Embed {
+        table: Weight,
+        ids: Range<usize>,
+        out: usize,
+    },
+    RmsNorm {
+        x: usize,
+        out: usize,
+        value: Tensor,
+        gain: Weight,
+        eps: f32,
+    },
+    Linear {
+        x: usize,
+        out: usize,
+        value: Saved,
+        w: Weight,
+        bias: Option<Weight>,
+    },
+    QkNorm {
+        x: usize,
+        out: usize,
+        value: Tensor,
+        norm: QkNorm,
+        heads: Heads,
+    },
+    Rotary {
+        x: usize,
+        out: usize,
+        heads: Heads,
+    },
+    Attend {
+        x: usize,
+        out: usize,
+        kept: Attended,
+        heads: Heads,
+    },
+    SwiGlu {
+        x: usize,
+        out: usize,
+        value: Tensor,
+    },
+    Add {
+        x: usize,
+        y: usize,
+        out: usize,
+    },
+    Segment {
+        index: usize,
+        x: usize,
+        out: usize,
+        value: Tensor,
+    },
     /// The gradient of `from`, a segment's replayed input, is that of `to`, its first one.
-    Link { from: usize, to: usize },
+    Link {
+        from: usize,
+        to: usize,
+    },
 }
 
 /// What attention's backward pass needs.

@@ -78,7 +78,8 @@ impl Ops for Tape<'_> {
 
     fn qk_norm(&mut self, qkv: Var, norm: QkNorm, heads: Heads) -> Var {
         let mut value = self.device.empty([qkv.value.rows(), heads.fused_width()]);
-        let gains = kernels::QkGains { query: self.weight(norm.query), key: self.weight(norm.key), eps: norm.eps };
+        let gains =
+            kernels::QkGains { query: self.weight(norm.query), key: self.weight(norm.key), eps: norm.eps };
         kernels::qk_norm(self.device.exec(), qkv.value.data(), gains, heads, value.data_mut());
         let out = self.var(value);
         self.push(|| Node::QkNorm { x: qkv.id, out: out.id, value: qkv.value.clone(), norm, heads });
@@ -131,12 +132,7 @@ impl Ops for Tape<'_> {
         out
     }
 
-    fn segment(
-        &mut self,
-        index: usize,
-        x: Var,
-        body: &dyn Fn(&mut Self, usize, Var) -> Var,
-    ) -> Var {
+    fn segment(&mut self, index: usize, x: Var, body: &dyn Fn(&mut Self, usize, Var) -> Var) -> Var {
         if self.mode != Mode::Checkpoint {
             return body(self, index, x);
         }

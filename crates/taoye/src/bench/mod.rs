@@ -1,0 +1,21 @@
+//! `taoye bench`: this program's speed beside the machine's own limits, measured in the same run.
+
+mod gemm;
+mod tokenizer;
+mod train;
+
+use crate::cli::Bench;
+use crate::context::Context;
+use anyhow::Result;
+
+/// Runs one benchmark.
+///
+/// # Errors
+/// When its input cannot be had.
+pub fn run(context: &Context, command: &Bench) -> Result<()> {
+    match command {
+        Bench::Gemm => gemm::run(context),
+        Bench::Train(flags) => train::run(context, flags),
+        Bench::Tokenizer(flags) => tokenizer::run(context, flags),
+    }
+}

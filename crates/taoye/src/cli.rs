@@ -1,0 +1,260 @@
+//! The command line: flags as data, one type a command. It must not do anything.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+/// From raw text to a trained, aligned and served language model, on your own machine.
+#[derive(Parser)]
+#[command(name = "taoye", version, arg_required_else_help = true, max_term_width = 100)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What every command understands.
+#[derive(Args)]
+pub struct Global {
+    /// Compute threads [default: all processors]
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+    /// Instruction set: avx512, avx2, neon, portable or emulated16 [default: the fastest here]
+    #[arg(long, global = true, value_name = "NAME", env = "TAOYE_ISA")]
+    pub isa: Option<String>,
+    /// Print one JSON object on the last line of standard output, and no progress
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Make a model from raw text in minutes: documents, tokenizer, pretraining, fine-tuning, scores
+    Speedrun(Speedrun),
+    /// Run a recipe from its first unfinished stage on
+    Run(RunRecipe),
+    /// Talk to a model in the terminal
+    Chat(Chat),
+    /// Serve a model over an OpenAI-compatible HTTP API
+    Serve(Serve),
+    /// Turn files and folders into clean, deduplicated documents
+    Corpus(Corpus),
+    /// Train a tokenizer, or see what one does to a text
+    #[command(subcommand)]
+    Tokenizer(Tokenizer),
+    /// Score a model: bits per byte on text, accuracy on tasks
+    #[command(subcommand)]
+    Eval(Eval),
+    /// Measure this program and this machine's own limits
+    #[command(subcommand)]
+    Bench(Bench),
+}
+
+/// Where a run goes and how it is started again.
+#[derive(Args)]
+pub struct RunPlace {
+    /// Name of the run's folder [default: the recipe's name]
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Folder that holds the runs
+    #[arg(long, value_name = "DIR", default_value = "runs")]
+    pub runs: PathBuf,
+    /// Delete the run of that name first
+    #[arg(long)]
+    pub fresh: bool,
+    /// Size the model and its training so that the whole run takes about this long
+    #[arg(long, value_name = "N")]
+    pub minutes: Option<f64>,
+    /// Seed of the initial weights, the data's order and the tasks [default: the recipe's]
+    #[arg(long)]
+    pub seed: Option<u64>,
+}
+
+#[derive(Args)]
+pub struct Speedrun {
+    /// Text to learn from: files and folders [default: sources and documentation of the crates in
+    /// the local Cargo registry, or in vendor/]
+    pub inputs: Vec<PathBuf>,
+    #[command(flatten)]
+    pub place: RunPlace,
+}
+
+#[derive(Args)]
+pub struct RunRecipe {
+    /// The recipe, a TOML file such as recipes/speedrun.toml
+    pub recipe: PathBuf,
+    /// Use these files and folders instead of the recipe's input
+    #[arg(long = "input", value_name = "PATH")]
+    pub inputs: Vec<PathBuf>,
+    #[command(flatten)]
+    pub place: RunPlace,
+}
+
+#[derive(Args)]
+pub struct Chat {
+    /// The model's folder, such as runs/speedrun/model
+    pub model: PathBuf,
+    /// A system message before the conversation
+    #[arg(long)]
+    pub system: Option<String>,
+    #[command(flatten)]
+    pub sampling: SamplingFlags,
+}
+
+/// How the next token is chosen.
+#[derive(Args)]
+pub struct SamplingFlags {
+    /// 0 always takes the most probable token
+    #[arg(long, default_value_t = 0.0)]
+    pub temperature: f32,
+    /// Choose among this many most probable tokens; 0: all
+    #[arg(long, default_value_t = 0)]
+    pub top_k: usize,
+    /// Choose among the most probable tokens that hold this share of the probability
+    #[arg(long, default_value_t = 1.0)]
+    pub top_p: f32,
+    /// The same seed gives the same answers
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Longest answer in tokens [default: what the context leaves]
+    #[arg(long, value_name = "N")]
+    pub max_tokens: Option<usize>,
+}
+
+#[derive(Args)]
+pub struct Serve {
+    /// The model's folder, such as runs/speedrun/model
+    pub model: PathBuf,
+    /// Address to listen on
+    #[arg(long, default_value = "127.0.0.1")]
+    pub host: IpAddr,
+    /// Port to listen on; 0 takes a free one
+    #[arg(long, default_value_t = 8000)]
+    pub port: u16,
+    /// Name that clients call the model by [default: the folder's]
+    #[arg(long)]
+    pub name: Option<String>,
+}
+
+#[derive(Args)]
+pub struct Corpus {
+    /// Files and folders: txt, md, html, source code, jsonl, each also as .gz or .zst
+    #[arg(required = true)]
+    pub inputs: Vec<PathBuf>,
+    /// Folder for documents-train.jsonl.zst, documents-heldout.jsonl.zst and dropped.jsonl.zst
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Stop after this many megabytes of kept text
+    #[arg(long, value_name = "MB")]
+    pub max_megabytes: Option<u64>,
+    /// Share of the text that is held out for evaluation
+    #[arg(long, default_value_t = 0.05)]
+    pub held_out_share: f64,
+}
+
+#[derive(Subcommand)]
+pub enum Tokenizer {
+    /// Train a byte-level BPE tokenizer on files and write tokenizer.json
+    Train(TokenizerTrain),
+    /// Show how a tokenizer cuts a text into tokens
+    Encode(TokenizerEncode),
+}
+
+#[derive(Args)]
+pub struct TokenizerTrain {
+    /// Text files, or documents as .jsonl(.zst)
+    #[arg(required = true)]
+    pub inputs: Vec<PathBuf>,
+    /// Folder for tokenizer.json and tokenizer_config.json
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Entries of the vocabulary, special tokens included
+    #[arg(long, default_value_t = 8192)]
+    pub vocab_size: usize,
+}
+
+#[derive(Args)]
+pub struct TokenizerEncode {
+    /// Folder with tokenizer.json, or the file itself
+    pub tokenizer: PathBuf,
+    /// The text; read from standard input where it is left out
+    pub text: Option<String>,
+}
+
+#[derive(Subcommand)]
+pub enum Eval {
+    /// Bits per byte on documents, beside zstd -19 on each of them
+    Bits(EvalBits),
+    /// Exact-match accuracy on programmatic tasks in Chinese and English
+    Tasks(EvalTasks),
+}
+
+#[derive(Args)]
+pub struct EvalBits {
+    /// The model's folder
+    pub model: PathBuf,
+    /// Text files, or documents as .jsonl(.zst); each document is scored on its own
+    #[arg(required = true)]
+    pub inputs: Vec<PathBuf>,
+    /// Most text to score, in kilobytes
+    #[arg(long, value_name = "KB", default_value_t = 1000)]
+    pub kilobytes: u64,
+}
+
+#[derive(Args)]
+pub struct EvalTasks {
+    /// The model's folder
+    pub model: PathBuf,
+    /// Questions in each family
+    #[arg(long, default_value_t = 100)]
+    pub items: usize,
+    /// Show wrong answers, this many in each family
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub show_wrong: usize,
+    /// Seed of the questions
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+}
+
+#[derive(Subcommand)]
+pub enum Bench {
+    /// Matrix products of the trainer's shapes against the fused-multiply-add peak
+    Gemm,
+    /// Whole training steps: tokens/s, share of the peak, memory
+    Train(BenchTrain),
+    /// Tokenizer training and encoding
+    Tokenizer(BenchTokenizer),
+}
+
+#[derive(Args)]
+pub struct BenchTrain {
+    /// S: 6 layers, width 256, vocabulary 8,192, 16 × 256 tokens. M: 12, 768, 32,000, 4 × 512
+    #[arg(long, value_enum, default_value = "S")]
+    pub shape: BenchShape,
+    /// Steps to time, after two that are not
+    #[arg(long, default_value_t = 8)]
+    pub steps: usize,
+    /// Keep only each layer's input and compute the rest again in the backward pass
+    #[arg(long)]
+    pub checkpointing: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "UPPER")]
+pub enum BenchShape {
+    S,
+    M,
+}
+
+#[derive(Args)]
+pub struct BenchTokenizer {
+    /// Text files, or documents as .jsonl(.zst) [default: sources in the local Cargo registry]
+    pub inputs: Vec<PathBuf>,
+    /// Entries of the vocabulary
+    #[arg(long, default_value_t = 8192)]
+    pub vocab_size: usize,
+    /// Most text to use, in megabytes
+    #[arg(long, value_name = "MB", default_value_t = 50)]
+    pub megabytes: u64,
+}

@@ -1,0 +1,23 @@
+//! `taoye chat MODEL`.
+
+use crate::cli::{Chat, SamplingFlags};
+use crate::context::Context;
+use anyhow::Result;
+use chat::terminal::{self, TerminalOptions};
+use chat::{AnswerOptions, Local, LocalOptions, Sampling};
+
+/// Talks in the terminal until the input ends.
+///
+/// # Errors
+/// When the model cannot be loaded, or the terminal not be used.
+pub fn run(context: &Context, flags: &Chat) -> Result<()> {
+    let mut local = Local::load(&flags.model, context.device()?, LocalOptions::default())?;
+    let options = TerminalOptions { system: flags.system.clone(), answer: answer(&flags.sampling) };
+    Ok(terminal::run(&mut local, options)?)
+}
+
+fn answer(flags: &SamplingFlags) -> AnswerOptions {
+    let sampling =
+        Sampling { temperature: flags.temperature, top_k: flags.top_k, top_p: flags.top_p, seed: flags.seed };
+    AnswerOptions { max_tokens: flags.max_tokens, sampling, ..AnswerOptions::default() }
+}

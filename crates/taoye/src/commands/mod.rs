@@ -1,0 +1,9 @@
+//! One file a command: its flags turned into calls.
+
+pub mod chat;
+pub mod corpus;
+pub mod eval;
+pub mod run;
+pub mod serve;
+pub mod texts;
+pub mod tokenizer;

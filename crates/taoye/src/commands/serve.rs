@@ -1,0 +1,18 @@
+//! `taoye serve MODEL`.
+
+use crate::cli::Serve;
+use crate::context::Context;
+use anyhow::Result;
+use chat::{Local, LocalOptions};
+use serve::ServeOptions;
+
+/// Serves until SIGINT or SIGTERM.
+///
+/// # Errors
+/// When the model cannot be loaded or the port not be had.
+pub fn run(context: &Context, flags: &Serve) -> Result<()> {
+    let options = LocalOptions { name: flags.name.clone(), ..LocalOptions::default() };
+    let local = Local::load(&flags.model, context.device()?, options)?;
+    let options = ServeOptions { host: flags.host.to_string(), port: flags.port, ..ServeOptions::default() };
+    Ok(serve::run(local, &options)?)
+}

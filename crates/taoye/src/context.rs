@@ -1,0 +1,60 @@
+//! What every command works with: the device, where progress goes, how results are printed.
+
+use crate::cli::Global;
+use anyhow::{Context as _, Result};
+use base::progress::Output;
+use tensor::{Device, Isa};
+
+/// The flags that every command understands, parsed.
+pub struct Context {
+    /// Compute threads.
+    pub threads: usize,
+    /// Where progress goes.
+    pub progress: Output,
+    /// Whether results are one JSON object on the last line.
+    pub json: bool,
+    isa: Isa,
+}
+
+impl Context {
+    /// # Errors
+    /// When the instruction set is unknown or this processor lacks it.
+    pub fn new(global: &Global) -> Result<Context> {
+        let isa = match &global.isa {
+            Some(name) if !name.is_empty() => Isa::from_name(name).context("--isa (or TAOYE_ISA)")?,
+            _ => Isa::detect(),
+        };
+        let progress = if global.json { Output::Silent } else { Output::Auto };
+        let threads = global.threads.map_or_else(base::machine::cores, usize::from);
+        Ok(Context { threads, progress, json: global.json, isa })
+    }
+
+    /// The processor with its pool of threads.
+    ///
+    /// # Errors
+    /// None on an instruction set that [`Context::new`] accepted.
+    pub fn device(&self) -> Result<Device> {
+        Ok(Device::cpu(self.threads, self.isa)?)
+    }
+
+    /// The instruction set.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// Tells a person something, on standard error; silent with `--json`.
+    pub fn say(&self, text: &str) {
+        if !self.json {
+            eprintln!("{text}");
+        }
+    }
+
+    /// Prints a result on standard output: `text` for a person, or `json` for a machine.
+    pub fn print(&self, text: &str, json: &serde_json::Value) {
+        if self.json {
+            println!("{json}");
+        } else {
+            println!("{text}");
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! The stage from files to documents.
+
+use super::{Interrupted, Run};
+use crate::context::Context;
+use crate::recipe::CorpusPart;
+use anyhow::{Result, bail};
+use base::progress::{Progress, Unit, format_bytes};
+use corpus::source::{Listing, cargo_registry, list_folders};
+use corpus::{DROPPED_FILE, HELD_OUT_FILE, Options, Report, TRAIN_FILE};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+impl Run<'_> {
+    /// Builds the corpus, or finds it built.
+    pub(super) fn documents(&mut self) -> Result<()> {
+        let (listing, options) = input(&self.recipe.corpus)?;
+        let fingerprint = corpus::fingerprint(&listing, &options)?;
+        if self.is_done("documents", &fingerprint) {
+            return Ok(());
+        }
+        let report = build(self.context, &listing, &options, self.folder.path())?;
+        let report_path = self.folder.join("corpus.json");
+        base::fs::write_bytes(&report_path, serde_json::to_string_pretty(&report)?.as_bytes())?;
+        self.context.say(&describe(&report));
+        let outputs = [TRAIN_FILE, HELD_OUT_FILE, DROPPED_FILE, "corpus.json"].map(PathBuf::from);
+        self.folder.mark_stage("documents", &fingerprint, &outputs)?;
+        Ok(())
+    }
+}
+
+/// What a recipe's corpus part asks for.
+fn input(part: &CorpusPart) -> Result<(Listing, Options)> {
+    let defaults = Options::for_crates();
+    let options = Options {
+        max_bytes: Some(part.max_megabytes.saturating_mul(1_000_000)),
+        held_out_share: part.held_out_share,
+        max_group_share: if part.inputs.is_empty() { part.max_group_share } else { 1.0 },
+        ..defaults
+    };
+    let listing = match part.inputs.as_slice() {
+        [] => cargo_registry::find(Path::new("."))?,
+        inputs => list_folders(inputs)?,
+    };
+    Ok((listing, options))
+}
+
+/// Builds a corpus in a folder, with progress.
+///
+/// # Errors
+/// As [`corpus::build`]; Ctrl-C is [`Interrupted`].
+pub fn build(context: &Context, listing: &Listing, options: &Options, folder: &Path) -> Result<Report> {
+    let mut progress = Progress::start(context.progress, "documents", Unit::Bytes, None);
+    let report = corpus::build(listing, options, folder, &mut |tick| {
+        progress.set(tick.kept_bytes);
+        match base::interrupt::requested() {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
+    });
+    if base::interrupt::requested() {
+        bail!(Interrupted);
+    }
+    progress.finish();
+    Ok(report?)
+}
+
+/// A line or two on what a corpus holds.
+pub fn describe(report: &Report) -> String {
+    let (kept, dropped) = (report.kept(), report.dropped_total());
+    let mut text = format!(
+        "documents: {} kept ({}, {} held out) of {} files from {}",
+        kept.documents,
+        format_bytes(kept.bytes as f64),
+        format_bytes(report.held_out.bytes as f64),
+        report.files.documents,
+        report.source,
+    );
+    if dropped.documents > 0 {
+        text.push_str(&format!("\n           {} dropped: {}", dropped.documents, report.reasons_text(5)));
+    }
+    text
+}

@@ -1,0 +1,166 @@
+//! Sizes that the recipe leaves open: decided once, from the minutes and from speeds measured on this
+//! machine, and written into the run's recipe before the first step.
+
+use super::Run;
+use super::prepare::TRAIN_SHARD;
+use crate::recipe::{ModelPart, Recipe, Sized};
+use anyhow::{Result, bail};
+use model::{Config, Parameters};
+use std::time::Instant;
+use token::Tokenizer;
+use token::pack::Room;
+use train::{PackedShards, Samples, ScheduleKind, TrainOptions, Trainer};
+
+/// Models to choose from, smallest first: (layers, width). Heads are 64 wide, the feed-forward layer is
+/// 8/3 of the width.
+const LADDER: [(usize, usize); 9] =
+    [(3, 128), (4, 192), (4, 256), (6, 256), (6, 320), (6, 384), (8, 512), (12, 640), (12, 768)];
+/// Training tokens for each parameter that a token is multiplied with: fewer and the model is too large
+/// for its time, more and it is too small (docs/LOG.md holds the trials).
+const TOKENS_PER_PARAMETER: f64 = 4.0;
+/// Share of the time left that goes to pretraining; the rest is fine-tuning.
+const PRETRAIN_SHARE: f64 = 0.6;
+/// Share of the minutes that is kept for scoring, and the seconds that it takes at least.
+const SCORING_SHARE: f64 = 0.06;
+const SCORING_SECONDS_MIN: f64 = 12.0;
+/// Share of the whole-step arithmetic peak that small models reach, for the first guess at a size.
+const SHARE_OF_PEAK: f64 = 0.6;
+/// Share of the steps over which the learning rate falls.
+const DECAY_SHARE: f64 = 0.6;
+
+impl Run<'_> {
+    /// Decides what is open and writes the run's recipe.
+    pub(super) fn size(&mut self, tokenizer: &Tokenizer) -> Result<()> {
+        if self.recipe.sized.is_some() {
+            self.context.say("sizes: decided before, kept");
+            return Ok(());
+        }
+        let peak_flops = tensor::limits::fma_peak(self.device.exec()) * 1e9;
+        let mut recipe = self.recipe.clone();
+        recipe.pretrain.seed = recipe.seed;
+        recipe.finetune.train.seed = recipe.seed;
+        let mut sized = Sized {
+            asked: self.asked.clone(),
+            peak_gflops: peak_flops / 1e9,
+            pretrain_tokens_per_s: 0.0,
+            finetune_tokens_per_s: 0.0,
+            seconds_before: self.seconds_gone(),
+        };
+        if !recipe.is_complete() {
+            self.decide(tokenizer, &mut recipe, &mut sized)?;
+        }
+        recipe.sized = Some(sized);
+        let text =
+            format!("# Written by taoye: the recipe as run, all sizes decided.\n{}", recipe.to_toml()?);
+        base::fs::write_bytes(&self.folder.recipe(), text.as_bytes())?;
+        self.recipe = recipe;
+        Ok(())
+    }
+
+    fn decide(&self, tokenizer: &Tokenizer, recipe: &mut Recipe, sized: &mut Sized) -> Result<()> {
+        let total = 60.0 * recipe.minutes.unwrap_or(5.0);
+        let scoring = (SCORING_SHARE * total).max(SCORING_SECONDS_MIN.min(0.3 * total));
+        let left = total - scoring - self.seconds_gone();
+        if left < 0.05 * total {
+            bail!(
+                "{:.0} s have gone by before training, of {total:.0} s in all: give more --minutes, or less text \
+                 (`corpus.max_megabytes`)",
+                self.seconds_gone()
+            );
+        }
+        let pretrain_seconds = PRETRAIN_SHARE * left;
+        let vocab = tokenizer.vocab_size();
+        choose_model(&mut recipe.model, vocab, pretrain_seconds * SHARE_OF_PEAK * sized.peak_gflops * 1e9);
+        let config = recipe.model.config(vocab, vec![], None)?;
+        let measuring = Instant::now();
+        sized.pretrain_tokens_per_s = self.measure(&config, &recipe.pretrain)?;
+        sized.finetune_tokens_per_s = self.measure(&config, &recipe.finetune.train)?;
+        let pretrain_seconds = pretrain_seconds - measuring.elapsed().as_secs_f64();
+        decide_steps(&mut recipe.pretrain, sized.pretrain_tokens_per_s * pretrain_seconds);
+        let finetune_tokens = sized.finetune_tokens_per_s * (1.0 - PRETRAIN_SHARE) * left;
+        decide_steps(&mut recipe.finetune.train, finetune_tokens);
+        let model = &recipe.model;
+        self.context.say(&format!(
+            "sizes: {} layers, width {}, {:.2} M parameters; {} + {} steps of {} tokens at {:.0} tokens/s",
+            model.layers,
+            model.hidden_size,
+            config.parameter_count() as f64 / 1e6,
+            recipe.pretrain.steps,
+            recipe.finetune.train.steps,
+            recipe.pretrain.batch_tokens(),
+            sized.pretrain_tokens_per_s,
+        ));
+        Ok(())
+    }
+
+    /// Tokens a second of whole steps with a model, on the real text.
+    fn measure(&self, config: &Config, options: &TrainOptions) -> Result<f64> {
+        let options = TrainOptions { steps: 8, ..options.clone() };
+        let mut options = TrainOptions { checkpoint_every: 0, ..options };
+        options.schedule.decay_steps = 0;
+        options.schedule.warmup_steps = 0;
+        let samples = PackedShards::open(&[self.folder.join(TRAIN_SHARD)], options.context, Room::Fill)?;
+        let parameters = Parameters::init(&self.device, config.clone(), 0);
+        let mut trainer = Trainer::new(&self.device, parameters, &options)?;
+        trainer.step(&samples, 0)?;
+        let mut seconds: Vec<f64> = Vec::new();
+        for step in 1..6 {
+            let started = Instant::now();
+            trainer.step(&samples, step)?;
+            seconds.push(started.elapsed().as_secs_f64());
+        }
+        seconds.sort_by(f64::total_cmp);
+        Ok((options.batch_sequences * samples.context()) as f64 / seconds[seconds.len() / 2])
+    }
+}
+
+/// The largest model of the ladder that `flops` train for long enough.
+fn choose_model(model: &mut ModelPart, vocab_size: usize, flops: f64) {
+    if model.layers > 0 && model.hidden_size > 0 {
+        return;
+    }
+    let shape = |&(layers, width): &(usize, usize)| {
+        let ffn = (width * 8 / 3).next_multiple_of(32);
+        let parameters = layers * (4 * width * width + 3 * width * ffn) + vocab_size * width;
+        (layers, width, ffn, parameters as f64)
+    };
+    let fits = |parameters: f64| flops / (6.0 * parameters) >= TOKENS_PER_PARAMETER * parameters;
+    let chosen = LADDER.iter().map(shape).rev().find(|shape| fits(shape.3)).unwrap_or(shape(&LADDER[0]));
+    (model.layers, model.hidden_size, model.intermediate_size) = (chosen.0, chosen.1, chosen.2);
+    model.heads = chosen.1 / 64;
+    model.kv_heads = model.heads;
+}
+
+fn decide_steps(options: &mut TrainOptions, tokens: f64) {
+    if options.steps > 0 {
+        return;
+    }
+    options.steps = ((tokens / options.batch_tokens() as f64) as usize).max(4);
+    if options.schedule.kind == ScheduleKind::WarmupStableDecay && options.schedule.decay_steps == 0 {
+        options.schedule.decay_steps = ((options.steps as f64 * DECAY_SHARE) as usize).max(1);
+        options.schedule.warmup_steps =
+            options.schedule.warmup_steps.min(options.steps - options.schedule.decay_steps);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::recipe::SPEEDRUN;
+    use std::path::Path;
+
+    #[test]
+    fn more_time_never_makes_a_smaller_model() {
+        let recipe = Recipe::parse(SPEEDRUN, Path::new("speedrun.toml")).unwrap();
+        let mut last = 0;
+        for exponent in 10..19 {
+            let mut model = recipe.model.clone();
+            choose_model(&mut model, 4096, 10f64.powi(exponent));
+            let config = model.config(4096, vec![], None).unwrap();
+            assert!(config.parameter_count() >= last, "at 1e{exponent} operations");
+            last = config.parameter_count();
+        }
+        assert!(last > 50_000_000, "the largest model is chosen when there is time enough");
+    }
+}
