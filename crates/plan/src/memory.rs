@@ -11,8 +11,11 @@ use std::fmt;
 
 /// Bytes of an f32.
 const F32: u64 = 4;
-/// Tokens whose logits exist at once in the fused output projection and cross-entropy.
-const CROSS_ENTROPY_TOKENS: usize = 256;
+/// Logits that exist at once in the fused output projection and cross-entropy, but never fewer than
+/// [`LOGIT_ROWS_MIN`] rows (see `tensor::Tape::cross_entropy`).
+const LOGITS: usize = 1 << 22;
+/// Rows of logits at least.
+const LOGIT_ROWS_MIN: usize = 256;
 /// Packed panels of a matrix product that each thread holds at once, as far as the caches go.
 const PACKING_BYTES_PER_THREAD: u64 = 2 << 20;
 /// Program, stacks, tokenizer and the allocator's own needs.
@@ -97,7 +100,6 @@ pub fn training(config: &Config, shape: &TrainingShape) -> Estimate {
         false => layers * layer_floats,
         true => layers * input_floats + layer_floats,
     };
-    let chunk = tokens.min(CROSS_ENTROPY_TOKENS as u64);
     Estimate {
         items: vec![
             Item { name: "weights", bytes: parameters * F32, formula: "4 · parameters" },
@@ -120,8 +122,8 @@ pub fn training(config: &Config, shape: &TrainingShape) -> Estimate {
             },
             Item {
                 name: "cross-entropy",
-                bytes: chunk * config.vocab_size as u64 * F32,
-                formula: "4 · min(tokens, 256) · vocabulary",
+                bytes: logits(config, tokens) * F32,
+                formula: "4 · vocabulary · min(tokens, max(256, 2²² / vocabulary))",
             },
             Item { name: "matrix packing", bytes: packing(shape.threads), formula: "2 MiB a thread" },
             Item { name: "data", bytes: shape.data_bytes, formula: "as given" },
@@ -156,8 +158,8 @@ pub fn serving(config: &Config, shape: &ServingShape) -> Estimate {
             },
             Item {
                 name: "logits",
-                bytes: chunk.min(CROSS_ENTROPY_TOKENS as u64) * config.vocab_size as u64 * F32,
-                formula: "4 · min(chunk, 256) · vocabulary",
+                bytes: logits(config, chunk) * F32,
+                formula: "4 · vocabulary · min(chunk, max(256, 2²² / vocabulary))",
             },
             Item { name: "matrix packing", bytes: packing(shape.threads), formula: "2 MiB a thread" },
             Item { name: "program", bytes: PROGRAM_BYTES, formula: "24 MiB" },
@@ -230,12 +232,13 @@ pub fn size(bytes: u64) -> String {
     }
 }
 
-/// Floats that the tape keeps for each token in one layer.
+/// Floats that the tape keeps for each token in one layer; a query and key norm keeps its input, too.
 fn layer_floats(config: &Config) -> u64 {
     let heads = config.attention_heads();
     let residual = 2 * config.hidden_size;
     let log_sum_exp = heads.heads;
-    (residual + heads.fused_width() + heads.out_width() + log_sum_exp + 2 * config.intermediate_size) as u64
+    let fused = heads.fused_width() * if config.qk_norm { 2 } else { 1 };
+    (residual + fused + heads.out_width() + log_sum_exp + 2 * config.intermediate_size) as u64
 }
 
 /// Floats for each token that live outside the layers or only during one layer's backward pass: the
@@ -273,6 +276,12 @@ fn muon_scratch_bytes(config: &Config) -> u64 {
     (3 * long * hidden + 2 * short * short) * F32
 }
 
+/// Logits that exist at once for `tokens` rows.
+fn logits(config: &Config, tokens: u64) -> u64 {
+    let rows = (LOGITS / config.vocab_size).max(LOGIT_ROWS_MIN) as u64;
+    tokens.min(rows) * config.vocab_size as u64
+}
+
 fn packing(threads: usize) -> u64 {
     threads as u64 * PACKING_BYTES_PER_THREAD
 }
@@ -307,7 +316,7 @@ mod tests {
             ("gradients", 4 * parameters),
             ("optimiser", 8 * parameters),
             ("activations", 4 * 16 * 256 * per_token),
-            ("cross-entropy", 4 * 256 * 8192),
+            ("cross-entropy", 4 * 512 * 8192),
         ];
         for (name, expected) in cases {
             assert_eq!(estimate.bytes_of(name), expected, "{name}");

@@ -126,7 +126,8 @@ fn when_all_are_damaged_nothing_starts_over() {
 #[test]
 fn another_run_is_refused_by_what_differs() {
     let (_folder, store) = store(&[5], 3);
-    let differ: [(&str, fn(&mut Identity)); 4] = [
+    type Change = fn(&mut Identity);
+    let differ: [(&str, Change); 4] = [
         ("the model's configuration", |run| run.config.push('x')),
         ("the training options", |run| run.options.push('x')),
         ("the training data", |run| run.data.push('x')),

@@ -70,11 +70,9 @@ impl Axis {
 
     fn log(low: f64, high: f64, ticks_max: usize) -> Axis {
         let (low, high) = if high > low { (low, high) } else { (low / 1.1, high * 1.1) };
-        for mantissas in
-            [&[1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0][..], &[1.0, 2.0, 5.0], &[1.0, 3.0], &[1.0]]
-        {
+        for mantissas in MANTISSAS {
             let ticks = log_ticks(low, high, mantissas);
-            if (2..=ticks_max).contains(&ticks.len()) {
+            if (3..=ticks_max).contains(&ticks.len()) {
                 return Axis { low, high, scale: Scale::Log, ticks };
             }
         }
@@ -92,6 +90,15 @@ impl Axis {
         Axis { low, high, scale: Scale::Log, ticks }
     }
 }
+
+/// Digits that ticks of a logarithmic axis may begin with, the closest ones first.
+const MANTISSAS: [&[f64]; 5] = [
+    &[1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 7.0, 8.0],
+    &[1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0],
+    &[1.0, 2.0, 5.0],
+    &[1.0, 3.0],
+    &[1.0],
+];
 
 /// The least of 1, 2, 2.5, 5 × 10ⁿ that is not below `step`.
 fn round_step(step: f64) -> f64 {

@@ -53,6 +53,9 @@ impl Series {
     }
 }
 
+/// A step and its value, or a place in the drawing.
+type Point = (f64, f64);
+
 const COLOURS: [&str; 4] = ["var(--first)", "var(--second)", "var(--third)", "var(--fourth)"];
 const WIDTH: f64 = 640.0;
 const HEIGHT: f64 = 280.0;
@@ -132,15 +135,15 @@ fn svg(chart: &Chart, series: &[Series], scale: Scale) -> String {
     }
     svg.push_str("</g>\n");
     for (series, colour) in drawn.iter().zip(COLOURS) {
-        let place = |point: &(f64, f64)| (x(point.0), y(point.1));
+        let place = |point: &Point| (x(point.0), y(point.1));
         svg.push_str(&curve(series, colour, &place));
     }
     svg.push_str("</svg>\n");
     svg
 }
 
-fn curve(series: &Series, colour: &str, place: &dyn Fn(&(f64, f64)) -> (f64, f64)) -> String {
-    let line = |points: &[(f64, f64)], class: &str| {
+fn curve(series: &Series, colour: &str, place: &dyn Fn(&Point) -> Point) -> String {
+    let line = |points: &[Point], class: &str| {
         let places = points.iter().map(place).map(|(x, y)| format!("{x:.1},{y:.1}"));
         let places = places.collect::<Vec<_>>().join(" ");
         format!("<polyline class=\"curve{class}\" style=\"stroke:{colour}\" points=\"{places}\"/>\n")
@@ -151,7 +154,7 @@ fn curve(series: &Series, colour: &str, place: &dyn Fn(&(f64, f64)) -> (f64, f64
             format!("{}{}", line(&series.points, " raw"), line(&smooth(&series.points), ""))
         }
         Style::Marked => {
-            let mark = |point: &(f64, f64)| {
+            let mark = |point: &Point| {
                 let (x, y) = place(point);
                 let note = format!("{}: {:.4}", point.0, point.1);
                 format!(

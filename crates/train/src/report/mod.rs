@@ -146,18 +146,20 @@ fn block_html(block: &Block, charts: &mut usize) -> String {
 }
 
 fn table_html(table: &Table) -> String {
-    let cells = |cells: &[Label], tag: &str| -> String {
-        let cell = |label: &Label| {
-            let class = if is_number(&label.en) { " class=\"number\"" } else { "" };
+    let row = |cells: &[Label], shape: &[Label], tag: &str| -> String {
+        let cell = |(label, shape): (&Label, &Label)| {
+            let class = if is_number(&shape.en) { " class=\"number\"" } else { "" };
             format!("<{tag}{class}>{}</{tag}>", both(label))
         };
-        format!("<tr>{}</tr>\n", cells.iter().map(cell).collect::<String>())
+        format!("<tr>{}</tr>\n", cells.iter().zip(shape).map(cell).collect::<String>())
     };
+    // A heading is set as the first cell below it.
+    let shape = table.rows.first().filter(|first| first.len() == table.head.len()).unwrap_or(&table.head);
     let head = match table.head.is_empty() {
         true => String::new(),
-        false => format!("<thead>{}</thead>\n", cells(&table.head, "th")),
+        false => format!("<thead>{}</thead>\n", row(&table.head, shape, "th")),
     };
-    let rows: String = table.rows.iter().map(|row| cells(row, "td")).collect();
+    let rows: String = table.rows.iter().map(|cells| row(cells, cells, "td")).collect();
     format!("<div class=\"scroll\"><table>\n{head}<tbody>{rows}</tbody></table></div>\n")
 }
 
