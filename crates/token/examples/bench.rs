@@ -19,14 +19,17 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let documents = documents_of(&text);
     let options = TrainOptions { vocab_size: vocab, ..Default::default() };
     for threads in [1, 2] {
-        let start = Instant::now();
+        let (start, cpu) = (Instant::now(), cpu_seconds());
         let mut words = WordCounts::default();
         words.add(&documents, options.digits, threads);
         let counted = start.elapsed().as_secs_f64();
         let kinds = words.len();
         let tokenizer = Tokenizer::train_on_counts(words, &options)?;
         let whole = start.elapsed().as_secs_f64();
-        println!("{threads} threads: counted {kinds} words in {counted:.2} s, trained in {whole:.2} s");
+        println!(
+            "{threads} threads: counted {kinds} words in {counted:.2} s, trained in {whole:.2} s; CPU {:.2} s",
+            cpu_seconds() - cpu
+        );
         tokenizer.save(&folder)?;
     }
     let tokenizer = Tokenizer::load(&folder)?;
@@ -42,6 +45,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for threads in [1, 2] {
         let mut rates = Vec::new();
         let mut tokens = 0;
+        let cpu = cpu_seconds();
         for _ in 0..5 {
             let start = Instant::now();
             tokens = tokenizer.encode_batch(&sample, threads).iter().map(Vec::len).sum();
@@ -49,14 +53,23 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
         rates.sort_by(f64::total_cmp);
         println!(
-            "encode, {threads} threads: {:.1} MB/s (best {:.1}), {tokens} tokens of {size} bytes",
-            rates[2], rates[4]
+            "encode, {threads} threads: {:.1} MB/s (best {:.1}; per CPU second {:.1}), {tokens} tokens",
+            rates[2],
+            rates[4],
+            size as f64 * 5.0 / 1e6 / (cpu_seconds() - cpu)
         );
     }
     let start = Instant::now();
     let pieces: usize = sample.iter().map(|text| token::PreTokens::new(text, 1).count()).sum();
     println!("pre-tokens alone: {:.1} MB/s, {pieces}", size as f64 / 1e6 / start.elapsed().as_secs_f64());
     Ok(())
+}
+
+/// CPU seconds of this process, all threads, in steps of 10 ms (`utime` + `stime` of proc(5)).
+fn cpu_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    fields.iter().skip(11).take(2).filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / 100.0
 }
 
 fn documents_of(text: &str) -> Vec<&str> {

@@ -382,3 +382,72 @@ impl WordCache {
         self.filled += 1;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::train::{MergeLimits, WordCounts, learn_merges};
+    use proptest::prelude::*;
+
+    fn by_queue(merges: &Merges, word: &[u8]) -> Vec<u32> {
+        let mut scratch = Scratch::default();
+        merges.merge_by_queue(word, &mut scratch);
+        scratch.word
+    }
+
+    fn encoded(merges: &Merges, word: &[u8]) -> Vec<u32> {
+        let (mut scratch, mut ids) = (Scratch::default(), vec![7]);
+        merges.encode_word(word, &mut scratch, &mut ids);
+        // Once more, so that short words come from the cache.
+        merges.encode_word(word, &mut scratch, &mut ids);
+        let (first, second) = ids[1..].split_at((ids.len() - 1) / 2);
+        assert_eq!(first, second);
+        first.to_vec()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(1500) })]
+        /// Two or three letters only: runs and overlaps everywhere, where the order of merges matters most.
+        #[test]
+        fn search_equals_merging(
+            texts in prop::collection::vec("[ab]{1,30}|[abc]{1,40}|(ab|a){1,20}", 1..12),
+            words in prop::collection::vec("[abc]{1,80}|a{1,100}|(aab|ba){1,30}", 1..8),
+        ) {
+            let mut counts = WordCounts::default();
+            counts.add(&texts, 1, 1);
+            let limits =
+                MergeLimits { merges_max: 40, count_min: 1, token_bytes_max: 12, special_tokens: vec![] };
+            let merges = Merges::new(learn_merges(counts, &limits)).unwrap();
+            prop_assert!(merges.consistent, "training only makes tokens that encode to themselves");
+            for word in words {
+                prop_assert_eq!(encoded(&merges, word.as_bytes()), by_queue(&merges, word.as_bytes()));
+            }
+        }
+    }
+
+    #[test]
+    fn merges_that_training_would_not_make_are_followed_all_the_same() {
+        let [a, b, c] = [b'a', b'b', b'c'].map(u32::from);
+        // `abc` can never come out, since `bc` is merged before `ab`.
+        let merges = Merges::new(vec![(b, c), (a, b), (257, c)]).unwrap();
+        assert!(!merges.consistent);
+        assert_eq!(encoded(&merges, b"abc"), [a, 256]);
+        assert_eq!(encoded(&merges, b"aab"), [a, 257]);
+        assert_eq!(Merges::new(vec![(a, b), (258, c)]).err(), Some(1));
+    }
+
+    #[test]
+    fn the_cache_forgets_when_full_and_stays_right() {
+        let merges = Merges::new(vec![(u32::from(b'1'), u32::from(b'2'))]).unwrap();
+        let mut scratch = Scratch::default();
+        for _ in 0..2 {
+            for number in 0..40_000 {
+                let (word, mut ids) = (format!("{number}"), Vec::new());
+                merges.encode_word(word.as_bytes(), &mut scratch, &mut ids);
+                assert_eq!(ids, by_queue(&merges, word.as_bytes()));
+            }
+        }
+        assert!(scratch.cache.filled <= WordCache::SLOTS / 2);
+    }
+}

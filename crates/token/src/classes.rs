@@ -23,6 +23,7 @@ const BLOCK: usize = 128;
 
 /// Two-stage table: code point / 128 → block, block × 128 + code point % 128 → class bits.
 pub(crate) struct Classes {
+    ascii: [u8; 128],
     blocks: Vec<u16>,
     bits: Vec<u8>,
 }
@@ -41,7 +42,7 @@ impl Classes {
     pub(crate) fn at(&self, text: &[u8], index: usize) -> (u8, usize) {
         let Some(&lead) = text.get(index) else { return (0, 0) };
         if lead < 0x80 {
-            return (self.of(u32::from(lead)), 1);
+            return (self.ascii[usize::from(lead)], 1);
         }
         let tail = |offset: usize| u32::from(text.get(index + offset).map_or(0, |byte| byte & 0x3f));
         let lead = u32::from(lead);
@@ -69,7 +70,9 @@ impl Classes {
         flat[usize::from(b'\r')] |= NEWLINE;
         flat[usize::from(b'\n')] |= NEWLINE;
         let mut seen = std::collections::HashMap::new();
-        let mut table = Classes { blocks: Vec::with_capacity(CODE_POINTS / BLOCK), bits: Vec::new() };
+        let mut ascii = [0; 128];
+        ascii.copy_from_slice(&flat[..128]);
+        let mut table = Classes { ascii, blocks: Vec::with_capacity(CODE_POINTS / BLOCK), bits: Vec::new() };
         for block in flat.chunks(BLOCK) {
             let next = (table.bits.len() / BLOCK) as u16;
             let index = *seen.entry(block).or_insert(next);

@@ -1,7 +1,7 @@
 //! `tokenizer.json` and its companions: written so that Hugging Face `tokenizers` and transformers load them unchanged,
 //! read back strictly. Knows file formats; must not know how text is encoded.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
@@ -51,7 +51,8 @@ impl Tokenizer {
 
     /// Identifies the mapping from text to ids: the blake3 hash of `tokenizer.json`, 64 hexadecimal digits.
     pub fn fingerprint(&self) -> String {
-        base::hash::hash_bytes(pretty(&self.to_json()).as_bytes())
+        // Settings are no part of the file, so what is hashed never changes.
+        self.fingerprint.get_or_init(|| base::hash::hash_bytes(pretty(&self.to_json()).as_bytes())).clone()
     }
 
     fn to_json(&self) -> Value {
@@ -226,10 +227,10 @@ fn pretty(value: &Value) -> String {
     text
 }
 
-fn read_json(path: &PathBuf) -> Result<Value> {
+fn read_json(path: &Path) -> Result<Value> {
     let text = base::fs::read_text(path)?;
     serde_json::from_str(&text)
-        .map_err(|error| Error::File { path: path.clone(), reason: format!("not valid JSON: {error}") })
+        .map_err(|error| Error::File { path: path.to_owned(), reason: format!("not valid JSON: {error}") })
 }
 
 fn write(path: &Path, text: &str) -> base::Result<()> {

@@ -2,8 +2,8 @@
 //! Knows pre-tokens, merges and special tokens; must not know models, messages or shards.
 
 use std::collections::HashSet;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock};
 
 use crate::bpe::{Merges, Scratch};
 use crate::error::{Error, Result};
@@ -54,6 +54,7 @@ pub struct Tokenizer {
     pub(crate) digits: usize,
     /// What travels with the files; change it freely before [`Tokenizer::save`].
     pub settings: Settings,
+    pub(crate) fingerprint: OnceLock<String>,
     scratch: Mutex<Vec<Scratch>>,
 }
 
@@ -120,7 +121,14 @@ impl Tokenizer {
         digits: usize,
         settings: Settings,
     ) -> Tokenizer {
-        Tokenizer { merges, special, digits, settings, scratch: Mutex::default() }
+        Tokenizer {
+            merges,
+            special,
+            digits,
+            settings,
+            fingerprint: OnceLock::new(),
+            scratch: Mutex::default(),
+        }
     }
 
     /// The ids of `text`. What looks like a special token is ordinary text here, so text from outside is safe.

@@ -15,6 +15,9 @@ use crate::pretoken::PreTokens;
 /// Only training does so: a pair at such a cut is not counted, and encoding still merges across it.
 const WORD_BYTES_MAX: usize = 256;
 
+/// How many words are brought into the cache before they are merged.
+const TOUCHED_AHEAD: usize = 32;
+
 /// How often each pre-token occurs in the texts seen so far.
 #[derive(Default)]
 pub struct WordCounts {
@@ -79,7 +82,11 @@ pub(crate) fn learn_merges(words: WordCounts, limits: &MergeLimits) -> Vec<Pair>
     state.enqueue(0, limits.count_min, &mut queue);
     let mut merges = Vec::with_capacity(limits.merges_max);
     let symbols = 256 + limits.merges_max;
-    let mut sides = Sides { before: Neighbours::new(symbols), after: Neighbours::new(symbols) };
+    let mut sides = Sides {
+        before: Neighbours::new(symbols),
+        after: Neighbours::new(symbols),
+        count_min: limits.count_min,
+    };
     let mut tokens: Vec<Vec<u8>> = (0..=255).map(|byte| vec![byte]).collect();
     let special = limits.special_tokens.iter().map(|special| special.clone().into_bytes());
     let mut taken: HashSet<Vec<u8>> = tokens.iter().cloned().chain(special).collect();
@@ -131,6 +138,13 @@ fn count_words<'text, S: AsRef<str>>(
     }
 }
 
+/// Where a word's symbols stand, and how often the word occurs.
+struct Word {
+    start: usize,
+    length: u32,
+    count: u64,
+}
+
 struct PairState {
     pair: Pair,
     count: u64,
@@ -141,31 +155,23 @@ struct PairState {
 /// The words as symbols, and for each pair its exact count and the words to look into.
 struct Merger {
     symbols: Vec<u32>,
-    /// Start in `symbols` and current length of each word.
-    spans: Vec<(usize, u32)>,
-    word_counts: Vec<u64>,
+    words: Vec<Word>,
     pairs: Vec<PairState>,
     index: HashMap<u64, u32, BuildWordHasher>,
 }
 
 impl Merger {
     fn new(words: WordCounts) -> Merger {
-        let mut state = Merger {
-            symbols: Vec::new(),
-            spans: Vec::new(),
-            word_counts: Vec::new(),
-            pairs: Vec::new(),
-            index: HashMap::default(),
-        };
+        let mut state =
+            Merger { symbols: Vec::new(), words: Vec::new(), pairs: Vec::new(), index: HashMap::default() };
         // Byte pairs are few: a flat table spares the hashing of the first and longest pass.
         let mut byte_pairs = vec![u32::MAX; 1 << 16];
         for (bytes, count) in words.counts {
             if bytes.len() < 2 {
                 continue;
             }
-            let word = state.spans.len() as u32;
-            state.spans.push((state.symbols.len(), bytes.len() as u32));
-            state.word_counts.push(count);
+            let word = state.words.len() as u32;
+            state.words.push(Word { start: state.symbols.len(), length: bytes.len() as u32, count });
             state.symbols.extend(bytes.iter().map(|&byte| u32::from(byte)));
             for pair in bytes.windows(2) {
                 let slot = &mut byte_pairs[usize::from(pair[0]) << 8 | usize::from(pair[1])];
@@ -200,8 +206,11 @@ impl Merger {
     /// once for each neighbour and not once for each place.
     fn merge(&mut self, pair: Pair, index: u32, merged: u32, sides: &mut Sides) {
         let (left, right) = pair;
-        for word in std::mem::take(&mut self.pairs[index as usize].words) {
-            self.merge_word(word, pair, merged, sides);
+        for words in std::mem::take(&mut self.pairs[index as usize].words).chunks(TOUCHED_AHEAD) {
+            self.touch(words);
+            for &word in words {
+                self.merge_word(word, pair, merged, sides);
+            }
         }
         // All additions come before all subtractions: in a run like `abab` a place adds what the next one takes away.
         let before = sides.before.take();
@@ -209,10 +218,11 @@ impl Merger {
         let taken_before: Vec<(u32, u64)> =
             before.iter().map(|(symbol, side)| (*symbol, side.count)).collect();
         let taken_after: Vec<(u32, u64)> = after.iter().map(|(symbol, side)| (*symbol, side.count)).collect();
-        for (symbol, side) in before {
+        // A pair that is too rare now is never asked for again, so it is not even entered.
+        for (symbol, side) in before.into_iter().filter(|(_, side)| side.count >= sides.count_min) {
             self.add((symbol, merged), side);
         }
-        for (symbol, side) in after {
+        for (symbol, side) in after.into_iter().filter(|(_, side)| side.count >= sides.count_min) {
             self.add((merged, symbol), side);
         }
         for (symbol, count) in taken_before {
@@ -224,22 +234,33 @@ impl Merger {
         self.pairs[index as usize].count = 0;
     }
 
+    /// Reads from each cache line of the words' symbols, so that these reads, which wait for memory, wait side by side.
+    fn touch(&self, words: &[u32]) {
+        const LINE_SYMBOLS: usize = 64 / size_of::<u32>();
+        let mut sum = 0u32;
+        for &word in words {
+            let place = &self.words[word as usize];
+            let symbols = &self.symbols[place.start..place.start + place.length as usize];
+            sum = symbols.iter().step_by(LINE_SYMBOLS).fold(sum, |sum, &symbol| sum.wrapping_add(symbol));
+        }
+        std::hint::black_box(sum);
+    }
+
     fn merge_word(&mut self, word: u32, (left, right): Pair, merged: u32, sides: &mut Sides) {
-        let (start, length) = self.spans[word as usize];
-        let symbols = &mut self.symbols[start..start + length as usize];
+        let place = &mut self.words[word as usize];
+        let symbols = &mut self.symbols[place.start..place.start + place.length as usize];
         let Some(first) = symbols.windows(2).position(|window| window[0] == left && window[1] == right)
         else {
             return;
         };
-        let count = self.word_counts[word as usize];
         let (mut read, mut write) = (first, first);
         while read < symbols.len() {
             if symbols[read] == left && symbols.get(read + 1) == Some(&right) {
                 if write > 0 {
-                    sides.before.add(symbols[write - 1], count, word);
+                    sides.before.add(symbols[write - 1], place.count, word);
                 }
                 if let Some(&after) = symbols.get(read + 2) {
-                    sides.after.add(after, count, word);
+                    sides.after.add(after, place.count, word);
                 }
                 symbols[write] = merged;
                 read += 2;
@@ -249,7 +270,7 @@ impl Merger {
             }
             write += 1;
         }
-        self.spans[word as usize].1 = write as u32;
+        place.length = write as u32;
     }
 
     fn add(&mut self, pair: Pair, side: Side) {
@@ -280,6 +301,7 @@ impl Merger {
 struct Sides {
     before: Neighbours,
     after: Neighbours,
+    count_min: u64,
 }
 
 /// Sums for each neighbouring symbol, in a table over all symbols.
