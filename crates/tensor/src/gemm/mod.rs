@@ -29,8 +29,8 @@ use tile::{Call, DEPTH_MAX, Kernel, Kernels, ROW_STRIDE, ROWS_MAX, kernels};
 
 /// The most columns of B that are packed at once.
 const COLUMNS_MAX: usize = 512;
-/// Floats of B that are packed at once: three quarters of a one-mebibyte second-level cache.
-const B_LENGTH_MAX: usize = (768 << 10) / size_of::<f32>();
+/// Floats of B that are packed at once: what fits a one-mebibyte second-level cache beside the rest.
+const B_LENGTH_MAX: usize = (640 << 10) / size_of::<f32>();
 /// Floats of scratch for each rectangle in work: a block of B and a tile of A, and more, so that it gets huge pages.
 const SCRATCH_LENGTH: usize = (2 << 20) / size_of::<f32>();
 const _: () = assert!(B_LENGTH_MAX + ROWS_MAX * ROW_STRIDE + 16 <= SCRATCH_LENGTH);

@@ -194,12 +194,17 @@ impl Prefetch {
         }
         let part = matrix.part(rows, columns);
         let part = if part.column_stride == 1 { part } else { part.t() };
+        // What a part shares of its first cache line, the part before it has just touched.
+        let offset = part.data.as_ptr().addr() / size_of::<f32>() % CACHE_LINE;
+        let shared = if offset == 0 { 0 } else { CACHE_LINE - offset };
+        if shared >= part.columns {
+            return Prefetch::none();
+        }
         Prefetch {
-            from: part.data.as_ptr(),
+            from: part.data.as_ptr().wrapping_add(shared),
             stride: part.row_stride,
             lines: part.rows,
-            // The first line may start anywhere in a cache line.
-            length: part.columns + CACHE_LINE - 1,
+            length: part.columns - shared,
             line: 0,
             position: 0,
         }
