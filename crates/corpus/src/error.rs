@@ -19,7 +19,7 @@ pub enum Error {
     },
     /// Nothing to read in what was given.
     #[error(
-        "no readable documents in {places}: looked for txt, md, html, source code and jsonl (also .gz, .zst). \
+        "no readable documents in {places}: looked for txt, md, html, source code, jsonl and json (also .gz, .zst). \
          Give a folder that holds such files"
     )]
     EmptyInput {

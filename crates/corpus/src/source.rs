@@ -4,6 +4,7 @@
 pub mod cargo_registry;
 mod decode;
 mod file_type;
+mod json;
 mod read;
 mod walk;
 

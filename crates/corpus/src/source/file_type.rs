@@ -9,6 +9,8 @@ pub enum FileType {
     Whole(Kind),
     /// Each line is a JSON object with the text in `text`.
     JsonLines,
+    /// An array of such objects; JSON files that are anything else are not read.
+    JsonArray,
 }
 
 /// The type of a file by its name (the last part of its path), a `.gz` or `.zst` at its end aside.
@@ -30,6 +32,8 @@ pub fn file_type(name: &str) -> Result<FileType, Reason> {
     let has = |table: &[&str]| table.contains(&extension);
     if has(&["jsonl", "ndjson"]) {
         Ok(FileType::JsonLines)
+    } else if extension == "json" {
+        Ok(FileType::JsonArray)
     } else if has(&TEXT) {
         Ok(FileType::Whole(Kind::Text))
     } else if has(&MARKDOWN) {
@@ -116,6 +120,7 @@ mod tests {
             ("index.html.gz", whole(Kind::Html)),
             ("lib.rs", whole(Kind::Code)),
             ("docs.jsonl.zst", Ok(FileType::JsonLines)),
+            ("poems.json", Ok(FileType::JsonArray)),
             ("LICENSE-MIT", whole(Kind::Text)),
             ("LICENSE.Apache-2.0", whole(Kind::Text)),
             ("Makefile.am", whole(Kind::Code)),

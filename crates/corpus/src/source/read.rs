@@ -1,10 +1,8 @@
 //! One file to its documents, each bounded. It must not know how documents are judged.
 
-use super::{FileType, SourceFile, decode};
+use super::{FileType, SourceFile, decode, json};
 use crate::{Document, Dropped, Kind, Reason};
 use base::fs::{LineRead, Lines, open_lines, read_bytes};
-use serde::Deserialize;
-use std::borrow::Cow;
 use std::io;
 
 /// Where documents go, or what stands in their place; returns whether to go on.
@@ -12,6 +10,9 @@ pub type Sink<'a> = &'a mut dyn FnMut(Result<Document, Dropped>) -> bool;
 
 /// The least length of a piece of a large plain text.
 const PIECE_BYTES: usize = 32 << 10;
+
+/// A JSON array is read as a whole; larger ones belong into JSONL.
+const JSON_ARRAY_BYTES_MAX: u64 = 64 << 20;
 
 /// Reads one file and hands over each document, or what stands in its place, in order. Problems with the file are
 /// reasons, not errors.
@@ -23,6 +24,15 @@ pub fn read_file(file: &SourceFile, document_bytes_max: u64, sink: Sink<'_>) {
             }
             result => {
                 sink(result);
+            }
+        },
+        FileType::JsonArray => match read_json_array(file, document_bytes_max) {
+            Ok(results) => {
+                // The sink says when to stop.
+                let _ = results.into_iter().all(sink);
+            }
+            Err(dropped) => {
+                sink(Err(dropped));
             }
         },
         FileType::JsonLines => {
@@ -89,6 +99,15 @@ fn read_whole(file: &SourceFile, kind: Kind, document_bytes_max: u64) -> Result<
     Ok(Document::new(&file.group, &file.name, kind, text))
 }
 
+fn read_json_array(
+    file: &SourceFile,
+    document_bytes_max: u64,
+) -> Result<Vec<Result<Document, Dropped>>, Dropped> {
+    let refuse = |reason| Dropped::new(&file.name, reason, file.bytes);
+    let bytes = read_bytes(&file.path, JSON_ARRAY_BYTES_MAX).map_err(|error| refuse(reason_of(&error)))?;
+    json::read_array(&bytes, &file.group, &file.name, document_bytes_max).map_err(refuse)
+}
+
 fn read_json_lines(file: &SourceFile, mut lines: Lines, document_bytes_max: u64, sink: Sink<'_>) {
     // JSON escapes may make a text up to six times as long.
     let line_bytes_max = usize::try_from(document_bytes_max.saturating_mul(6)).unwrap_or(usize::MAX - 1);
@@ -99,7 +118,7 @@ fn read_json_lines(file: &SourceFile, mut lines: Lines, document_bytes_max: u64,
         let result = match read {
             Ok(LineRead::End) => return,
             Ok(LineRead::Line) if buffer.trim_ascii().is_empty() => continue,
-            Ok(LineRead::Line) => read_json_line(&buffer, &file.group, &name, document_bytes_max),
+            Ok(LineRead::Line) => json::read_line(&buffer, &file.group, &name, document_bytes_max),
             Ok(LineRead::TooLong) => Err(Dropped::new(&name, Reason::TooLarge, line_bytes_max as u64)),
             Err(error) => {
                 sink(Err(Dropped::new(&file.name, reason_of(&error), file.bytes)));
@@ -110,27 +129,6 @@ fn read_json_lines(file: &SourceFile, mut lines: Lines, document_bytes_max: u64,
             return;
         }
     }
-}
-
-fn read_json_line(
-    line: &[u8],
-    group: &str,
-    name: &str,
-    document_bytes_max: u64,
-) -> Result<Document, Dropped> {
-    #[derive(Deserialize)]
-    struct Line<'a> {
-        #[serde(borrow, default)]
-        text: Option<Cow<'a, str>>,
-    }
-    let refuse = |reason| Dropped::new(name, reason, line.len() as u64);
-    let line = line.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(line);
-    let parsed: Line<'_> = serde_json::from_slice(line).map_err(|_| refuse(Reason::BadJson))?;
-    let text = parsed.text.ok_or_else(|| refuse(Reason::NoTextField))?;
-    if text.len() as u64 > document_bytes_max {
-        return Err(refuse(Reason::TooLarge));
-    }
-    Ok(Document::new(group, name, Kind::Text, text.into_owned()))
 }
 
 fn reason_of(error: &base::Error) -> Reason {
