@@ -1,0 +1,12 @@
+//! Tests that drive the built binary as a person or a client does: from raw text to a served answer, killed and
+//! taken up again, asked over HTTP, and given bad input.
+//!
+//! They must not reach into any crate: only the command line, files and sockets.
+#![allow(clippy::unwrap_used)]
+
+mod bad_input;
+mod harness;
+mod http;
+mod resume;
+mod serving;
+mod speedrun;
