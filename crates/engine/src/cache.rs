@@ -1,62 +1,31 @@
 //! The memory behind the pages: keys and values of every layer, in the blocks that attention reads. Knows neither
 //! who holds which page nor how ids are found.
-//!
-//! A page holds for each layer, for each key/value head, for each block of [`KEY_BLOCK`] tokens the keys transposed,
-//! (head_dim, KEY_BLOCK), and after them the values, (KEY_BLOCK, head_dim).
 
 use model::Config;
-use tensor::{Heads, KEY_BLOCK};
+use tensor::AlignedBuffer;
+use tensor::kernels::attention::{PageLayout, PagedBatch, PagedRows, attention_paged, store_rows};
+use tensor::{Exec, Heads};
 
 use crate::PagePool;
 
-/// Keys and values of all pages.
+/// Keys and values of all pages. A page holds all layers, one after another, so that the memory taken follows the
+/// pages that were ever used.
 pub(crate) struct Cache {
-    shape: Shape,
-    /// (pages, layers, kv_heads, blocks, [keys | values]); the system gives memory where it is first written.
-    elements: Vec<f32>,
-}
-
-/// Sizes of the cache's axes.
-#[derive(Clone, Copy, Debug)]
-struct Shape {
-    layers: usize,
-    heads: Heads,
-    page_blocks: usize,
-}
-
-impl Shape {
-    fn new(config: &Config, page_tokens: usize) -> Self {
-        Self { layers: config.layers, heads: config.attention_heads(), page_blocks: page_tokens / KEY_BLOCK }
-    }
-
-    /// Elements of one head's keys, or values, in one block.
-    fn block_len(self) -> usize {
-        self.heads.head_dim * KEY_BLOCK
-    }
-
-    fn page_len(self) -> usize {
-        self.layers * self.heads.kv_heads * self.page_blocks * 2 * self.block_len()
-    }
-}
-
-/// The blocks of one sequence in one layer.
-#[derive(Clone, Copy)]
-pub(crate) struct Blocks<'a> {
-    cache: &'a Cache,
-    layer: usize,
-    pages: &'a [u32],
+    layout: PageLayout,
+    /// (pages, layers, [`PageLayout::page_len`]); the system gives memory where it is first written.
+    elements: AlignedBuffer,
 }
 
 impl Cache {
     /// Zeroed pages for all that the pool counts.
     pub fn new(config: &Config, pool: &PagePool) -> Self {
-        let shape = Shape::new(config, pool.page_tokens());
-        Self { shape, elements: vec![0.0; pool.total() * shape.page_len()] }
+        let layout = layout(config, pool.page_tokens());
+        Self { layout, elements: AlignedBuffer::zeroed(pool.total() * layout.page_stride) }
     }
 
     /// Bytes of one page.
     pub fn page_bytes(config: &Config, page_tokens: usize) -> usize {
-        Shape::new(config, page_tokens).page_len() * size_of::<f32>()
+        layout(config, page_tokens).page_stride * size_of::<f32>()
     }
 
     /// Bytes of all pages.
@@ -64,45 +33,32 @@ impl Cache {
         self.elements.len() * size_of::<f32>()
     }
 
-    /// Where the keys of a block begin; its values follow.
-    fn block_start(&self, layer: usize, kv_head: usize, pages: &[u32], block: usize) -> usize {
-        let Shape { layers, heads, page_blocks } = self.shape;
-        let page = pages[block / page_blocks] as usize;
-        let index = ((page * layers + layer) * heads.kv_heads + kv_head) * page_blocks + block % page_blocks;
-        index * 2 * self.shape.block_len()
+    /// How fused rows are divided.
+    pub fn heads(&self) -> Heads {
+        self.layout.heads
     }
 
-    /// Writes the keys and values of fused rows `qkv` (rows, (heads + 2·kv_heads)·head_dim), which stand at `position`
-    /// and after it in the sequence that holds `pages`.
-    pub fn write(&mut self, layer: usize, pages: &[u32], position: usize, qkv: &[f32]) {
-        let Heads { heads, kv_heads, head_dim } = self.shape.heads;
-        for (row, fused) in qkv.chunks_exact(self.shape.heads.fused_width()).enumerate() {
-            let (block, slot) = ((position + row) / KEY_BLOCK, (position + row) % KEY_BLOCK);
-            let (keys, values) = fused[heads * head_dim..].split_at(kv_heads * head_dim);
-            let keys_and_values = keys.chunks_exact(head_dim).zip(values.chunks_exact(head_dim));
-            for (kv_head, (key, value)) in keys_and_values.enumerate() {
-                let start = self.block_start(layer, kv_head, pages, block);
-                let (key_block, value_block) =
-                    self.elements[start..start + 2 * head_dim * KEY_BLOCK].split_at_mut(head_dim * KEY_BLOCK);
-                for (dimension, &element) in key.iter().enumerate() {
-                    key_block[dimension * KEY_BLOCK + slot] = element;
-                }
-                value_block[slot * head_dim..(slot + 1) * head_dim].copy_from_slice(value);
-            }
+    /// Writes the keys and values of fused rows `qkv` (rows, (heads + 2·kv_heads)·head_dim) into the pages of their
+    /// sequences, then lets each row attend over its sequence up to itself: `out` (rows, heads·head_dim).
+    pub fn attend<'a>(
+        &'a mut self,
+        exec: Exec<'_>,
+        layer: usize,
+        (qkv, out): (&'a [f32], &mut [f32]),
+        (sequences, sequence): (usize, &'a (dyn Fn(usize) -> PagedRows<'a> + Sync)),
+    ) {
+        let layout = self.layout;
+        let layer = layer * layout.page_len()..;
+        for index in 0..sequences {
+            store_rows(layout, &mut self.elements[layer.clone()], qkv, sequence(index));
         }
-    }
-
-    /// The blocks of the sequence that holds `pages`, in one layer.
-    pub fn blocks<'a>(&'a self, layer: usize, pages: &'a [u32]) -> Blocks<'a> {
-        Blocks { cache: self, layer, pages }
+        let batch = PagedBatch { qkv, layout, pages: &self.elements[layer], sequences, sequence };
+        attention_paged(exec, batch, out);
     }
 }
 
-impl<'a> Blocks<'a> {
-    /// Keys (head_dim, KEY_BLOCK) and values (KEY_BLOCK, head_dim) of one head in one block.
-    pub fn of(&self, kv_head: usize, block: usize) -> (&'a [f32], &'a [f32]) {
-        let length = self.cache.shape.block_len();
-        let start = self.cache.block_start(self.layer, kv_head, self.pages, block);
-        self.cache.elements[start..start + 2 * length].split_at(length)
-    }
+fn layout(config: &Config, page_tokens: usize) -> PageLayout {
+    let mut layout = PageLayout::new(config.attention_heads(), page_tokens);
+    layout.page_stride = config.layers * layout.page_len();
+    layout
 }

@@ -6,10 +6,10 @@ use std::ops::Range;
 
 use model::Parameters;
 use tensor::gemm::{Into, MatMut, MatRef, PackedMatrix, gemm_packed};
+use tensor::kernels::attention::PagedRows;
 use tensor::kernels::{self, RotaryTable};
 use tensor::{Device, Heads, Ops, QkNorm, Tensor, Weight};
 
-use crate::attention::attend_pages;
 use crate::cache::Cache;
 use crate::{Chunk, LogitRows};
 
@@ -176,23 +176,14 @@ impl Ops for Forward<'_> {
 
     fn attend(&mut self, qkv: Activations, heads: Heads, layer: usize) -> Activations {
         let mut out = self.room(qkv.rows, heads.out_width());
-        let width = heads.fused_width();
-        for (chunk, span) in self.chunks.iter().zip(self.spans) {
-            let rows = &qkv.data()[span.row * width..(span.row + span.rows) * width];
-            self.cache.write(layer, chunk.sequence.pages.pages(), span.first_position, rows);
-        }
-        for (chunk, span) in self.chunks.iter().zip(self.spans) {
-            let rows = &qkv.data()[span.row * width..(span.row + span.rows) * width];
-            let blocks = self.cache.blocks(layer, chunk.sequence.pages.pages());
-            let place = span.row * heads.out_width()..(span.row + span.rows) * heads.out_width();
-            attend_pages(
-                self.device.exec(),
-                blocks,
-                (rows, span.first_position),
-                heads,
-                &mut out.data_mut()[place],
-            );
-        }
+        let (chunks, spans) = (self.chunks, self.spans);
+        let sequence = |index: usize| {
+            let Span { row, rows, first_position, .. } = spans[index];
+            PagedRows { row, rows, first_position, pages: chunks[index].sequence.pages.pages() }
+        };
+        debug_assert_eq!(heads, self.cache.heads(), "one decoder has one division into heads");
+        let exec = self.device.exec();
+        self.cache.attend(exec, layer, (qkv.data(), out.data_mut()), (spans.len(), &sequence));
         out
     }
 

@@ -6,7 +6,6 @@
 //!
 //! This crate must not know text, messages, templates or HTTP.
 
-mod attention;
 mod cache;
 mod engine;
 mod error;
