@@ -152,11 +152,7 @@ impl<'a> Chunk<'a> {
             let right = Right { at: keys.as_ptr(), stride: KEY_BLOCK, depth: head_dim };
             let scores = Output { at: self.scores.as_mut_ptr(), stride: KEY_BLOCK, columns };
             product::<V, ROWS, true>(left, right, scores);
-            for index in 0..ROWS {
-                let visible = (self.position(row + index) + 1).saturating_sub(first_key).min(KEY_BLOCK);
-                let scores = self.scores.as_mut_ptr().add(index * KEY_BLOCK);
-                self.softmax::<V>(row + index, scores, columns, visible);
-            }
+            self.softmax::<V, ROWS>(row, columns, first_key);
             let left = Left { at: self.scores.as_ptr(), row_stride: KEY_BLOCK, step_stride: 1 };
             let right = Right { at: values.as_ptr(), stride: width, depth: seen };
             let sums = Output { at: self.sums.as_mut_ptr().add(row * width), stride: width, columns: width };
@@ -164,45 +160,40 @@ impl<'a> Chunk<'a> {
         }
     }
 
-    /// Turns a row's scores into exponentials (0 beyond `visible`) and merges maximum, total and sums.
+    /// Turns a tile's scores into exponentials (0 for keys that a row does not see) and merges each row's maximum,
+    /// total and sums. Each step is done for all rows before the next, so that their latencies overlap.
     #[inline(always)]
-    unsafe fn softmax<V: Vector>(&mut self, row: usize, scores: *mut f32, columns: usize, visible: usize) {
+    unsafe fn softmax<V: Vector, const ROWS: usize>(&mut self, row: usize, columns: usize, first_key: usize) {
         let scale = attention_scale(self.task.heads.head_dim);
+        let scores = self.scores.as_mut_ptr();
+        let mut corrections = [0.0; 16];
         unsafe {
-            let greatest = scale_and_mask::<V>(scores, columns, visible, scale);
-            let maximum = self.maxima[row];
-            let merged = if greatest > maximum { greatest } else { maximum };
-            let shift = V::splat(merged);
-            let mut lanes = Virtual16::<V>::splat(0.0);
-            let mut column = 0;
-            while column < columns {
-                let mut register = 0;
-                while register < 16 / V::LANES {
-                    let at = scores.add(column + register * V::LANES);
-                    let exponential = exp_not_positive(V::load(at).sub(shift));
-                    exponential.store(at);
-                    lanes.set_register(register, lanes.register(register).add(exponential));
-                    register += 1;
+            for (index, correction) in corrections.iter_mut().enumerate().take(ROWS) {
+                let visible = (self.position(row + index) + 1).saturating_sub(first_key).min(KEY_BLOCK);
+                let greatest = scale_and_mask::<V>(scores.add(index * KEY_BLOCK), columns, visible, scale);
+                let maximum = self.maxima[row + index];
+                let merged = if greatest > maximum { greatest } else { maximum };
+                self.maxima[row + index] = merged;
+                *correction = maximum - merged;
+            }
+            let mut index = 0;
+            while index < ROWS {
+                let at = corrections.as_mut_ptr().add(index);
+                exp_not_positive(V::load(at)).store(at);
+                index += V::LANES;
+            }
+            for (index, correction) in corrections.iter().enumerate().take(ROWS) {
+                let maximum = self.maxima[row + index];
+                let total = exponentials::<V>(scores.add(index * KEY_BLOCK), columns, maximum);
+                self.totals[row + index] = self.totals[row + index].mul_add(*correction, total);
+            }
+            // Once the maxima have settled there is nothing to correct.
+            if corrections[..ROWS].iter().any(|correction| *correction != 1.0) {
+                let width = padded(self.task.heads.head_dim);
+                for (index, correction) in corrections.iter().enumerate().take(ROWS) {
+                    let sums = self.sums.as_mut_ptr().add((row + index) * width);
+                    scale_row::<V>(sums, width, *correction);
                 }
-                column += 16;
-            }
-            let total = lanes.reduce_add();
-            if maximum == merged {
-                // The correction is exactly 1.
-                self.totals[row] += total;
-                return;
-            }
-            let correction = exp_not_positive(V::splat(maximum - merged));
-            let mut first = [0.0; 16];
-            correction.store(first.as_mut_ptr());
-            self.totals[row] = self.totals[row].mul_add(first[0], total);
-            self.maxima[row] = merged;
-            let width = padded(self.task.heads.head_dim);
-            let mut column = 0;
-            while column < width {
-                let at = self.sums.as_mut_ptr().add(row * width + column);
-                V::load(at).mul(correction).store(at);
-                column += V::LANES;
             }
         }
     }
@@ -224,6 +215,41 @@ impl<'a> Chunk<'a> {
                 log_sum[0] = self.maxima[row] + reference::math::ln(self.totals[row]);
             }
         }
+    }
+}
+
+/// Replaces scores by exp(score − maximum) and returns their sum.
+#[inline(always)]
+unsafe fn exponentials<V: Vector>(scores: *mut f32, columns: usize, maximum: f32) -> f32 {
+    unsafe {
+        let shift = V::splat(maximum);
+        let mut lanes = Virtual16::<V>::splat(0.0);
+        let mut column = 0;
+        while column < columns {
+            let mut register = 0;
+            while register < 16 / V::LANES {
+                let at = scores.add(column + register * V::LANES);
+                let exponential = exp_not_positive(V::load(at).sub(shift));
+                exponential.store(at);
+                lanes.set_register(register, lanes.register(register).add(exponential));
+                register += 1;
+            }
+            column += 16;
+        }
+        lanes.reduce_add()
+    }
+}
+
+/// Multiplies a row, whose width is a multiple of sixteen.
+#[inline(always)]
+unsafe fn scale_row<V: Vector>(row: *mut f32, width: usize, factor: f32) {
+    let mut column = 0;
+    while column < width {
+        unsafe {
+            let at = row.add(column);
+            V::load(at).mul(V::splat(factor)).store(at);
+        }
+        column += V::LANES;
     }
 }
 

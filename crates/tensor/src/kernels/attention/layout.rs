@@ -66,22 +66,47 @@ pub(super) fn fill_blocks(qkv: &[f32], heads: Heads, kv_head: usize, blocks: &mu
 
 /// Writes `count` ≤ 64 rows, `stride` apart in `from`, as the columns of `to` (head_dim, 64), zero beyond.
 pub(super) fn transpose_rows(from: &[f32], stride: usize, count: usize, to: &mut [f32]) {
-    const TILE: usize = 16;
+    const TILE: usize = 4;
     let head_dim = to.len() / KEY_BLOCK;
-    for first in (0..KEY_BLOCK).step_by(TILE) {
-        let mut offsets = [0; TILE];
-        let inside = count.saturating_sub(first).min(TILE);
-        for (index, offset) in offsets.iter_mut().enumerate().take(inside) {
-            *offset = (first + index) * stride;
+    let (whole_rows, whole_depth) = (count / TILE * TILE, head_dim / TILE * TILE);
+    for first in (0..whole_rows).step_by(TILE) {
+        for d in (0..whole_depth).step_by(TILE) {
+            transpose_tile(&from[first * stride + d..], stride, &mut to[d * KEY_BLOCK + first..]);
         }
-        for (d, row) in to.chunks_exact_mut(KEY_BLOCK).enumerate().take(head_dim) {
-            let row = &mut row[first..first + TILE];
-            if inside < TILE {
-                row.fill(0.0);
-            }
-            for (value, offset) in row.iter_mut().zip(&offsets[..inside]) {
-                *value = from[offset + d];
-            }
+    }
+    for (d, row) in to.chunks_exact_mut(KEY_BLOCK).enumerate() {
+        // Whatever the tiles did not reach.
+        let done = if d < whole_depth { whole_rows } else { 0 };
+        for (key, value) in row.iter_mut().enumerate().take(count).skip(done) {
+            *value = from[key * stride + d];
+        }
+        row[count..].fill(0.0);
+    }
+}
+
+/// Four rows of four values become four columns, 64 apart.
+#[inline(always)]
+fn transpose_tile(from: &[f32], stride: usize, to: &mut [f32]) {
+    assert!(from.len() >= 3 * stride + 4 && to.len() >= 3 * KEY_BLOCK + 4, "the tile lies within both");
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: SSE is part of x86-64, and the pointers stay within the slices by the assertion.
+    unsafe {
+        use std::arch::x86_64::{
+            _mm_loadu_ps, _mm_movehl_ps, _mm_movelh_ps, _mm_storeu_ps, _mm_unpackhi_ps, _mm_unpacklo_ps,
+        };
+        let row = |index: usize| _mm_loadu_ps(from.as_ptr().add(index * stride));
+        let (low_01, high_01) = (_mm_unpacklo_ps(row(0), row(1)), _mm_unpackhi_ps(row(0), row(1)));
+        let (low_23, high_23) = (_mm_unpacklo_ps(row(2), row(3)), _mm_unpackhi_ps(row(2), row(3)));
+        let to = to.as_mut_ptr();
+        _mm_storeu_ps(to, _mm_movelh_ps(low_01, low_23));
+        _mm_storeu_ps(to.add(KEY_BLOCK), _mm_movehl_ps(low_23, low_01));
+        _mm_storeu_ps(to.add(2 * KEY_BLOCK), _mm_movelh_ps(high_01, high_23));
+        _mm_storeu_ps(to.add(3 * KEY_BLOCK), _mm_movehl_ps(high_23, high_01));
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    for column in 0..4 {
+        for row in 0..4 {
+            to[column * KEY_BLOCK + row] = from[row * stride + column];
         }
     }
 }
