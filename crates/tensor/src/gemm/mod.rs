@@ -22,18 +22,23 @@ pub use matrix::{Into, MatMut, MatRef};
 pub use packed::{PackedMatrix, gemm_packed};
 
 use crate::Exec;
-use pack::{Part, Prefetch, pack_a, pack_b};
+use pack::{Part, Prefetch, SLOT, pack_a, pack_b};
 use split::{Grid, Work, share};
 use std::ops::Range;
-use tile::{Call, DEPTH_MAX, Kernel, Kernels, ROW_STRIDE, ROWS_MAX, kernels};
+use tile::{Call, DEPTH_MAX, Kernel, Kernels, kernels};
 
 /// The most columns of B that are packed at once.
 const COLUMNS_MAX: usize = 512;
 /// Floats of B that are packed at once: what fits a one-mebibyte second-level cache beside the rest.
 const B_LENGTH_MAX: usize = (640 << 10) / size_of::<f32>();
+/// A distance in floats at which lines fall into the same set of a first-level cache (64 sets of 64 bytes).
+const ALIASING_STRIDE: usize = 1024;
+/// Tiles of A that are packed together where its columns are an aliasing stride apart: else a cache line, shared by
+/// tiles, would be gone before the next tile came for its part.
+const GROUP_MAX: usize = 4;
 /// Floats of scratch for each rectangle in work: a block of B and a tile of A, and more, so that it gets huge pages.
 const SCRATCH_LENGTH: usize = (2 << 20) / size_of::<f32>();
-const _: () = assert!(B_LENGTH_MAX + ROWS_MAX * ROW_STRIDE + 16 <= SCRATCH_LENGTH);
+const _: () = assert!(B_LENGTH_MAX + GROUP_MAX * SLOT <= SCRATCH_LENGTH);
 
 /// C = A · B, or C += A · B. (M, K) · (K, N) → (M, N).
 ///
@@ -105,7 +110,7 @@ impl Job<'_> {
     /// Computes one rectangle of C: blocks of columns, within them blocks of k.
     fn rectangle(&self, rows: Range<usize>, columns: Range<usize>) {
         let mut scratch = self.exec.pool.scratch().take(SCRATCH_LENGTH);
-        let (b_block, a_tile) = scratch.split_at_mut(B_LENGTH_MAX);
+        let (b_block, a_tiles) = scratch.split_at_mut(B_LENGTH_MAX);
         let (depth, width) = (self.a.columns, self.kernels.columns);
         let column_blocks = columns.len().div_ceil(COLUMNS_MAX);
         for column_block in 0..column_blocks {
@@ -129,55 +134,72 @@ impl Job<'_> {
                     _ => 0..0,
                 };
                 let (rows, columns) = (rows.clone(), columns.clone());
-                self.block(Block { rows, columns, k, next_k, b, panel_stride }, a_tile);
+                self.block(Block { rows, columns, k, next_k, b, panel_stride }, a_tiles);
             }
         }
     }
 
-    /// Adds the products of one block of k to a rectangle, tile after tile; each tile of C stays in the first cache
-    /// while its pieces of k pass.
-    fn block(&self, block: Block<'_>, a_tile: &mut [f32]) {
+    /// Adds the products of one block of k to a rectangle, a group of tiles after the other; a group's part of C stays in
+    /// the caches while its pieces of k pass.
+    fn block(&self, block: Block<'_>, a_tiles: &mut [f32]) {
         let width = self.kernels.columns;
-        let tiles = block.rows.len().div_ceil(self.kernels.rows);
-        let pieces = block.k.len().div_ceil(DEPTH_MAX);
         let panels = block.columns.len().div_ceil(width);
+        let cuts = Cuts {
+            tiles: block.rows.len().div_ceil(self.kernels.rows),
+            pieces: block.k.len().div_ceil(DEPTH_MAX),
+            group: if self.a.column_stride.is_multiple_of(ALIASING_STRIDE) { GROUP_MAX } else { 1 },
+        };
         let mut next_b = match self.b {
             Operand::Plain(b) => Prefetch::new(b, block.next_k.clone(), block.columns.clone()),
             Operand::Packed(_) => Prefetch::none(),
         };
-        let b_lines = next_b.total().div_ceil(tiles * pieces * panels);
-        let steps = tiles * pieces;
+        let b_lines = next_b.total().div_ceil(cuts.tiles * cuts.pieces * panels);
+        let steps = cuts.tiles.div_ceil(cuts.group) * cuts.pieces;
         for step in 0..steps {
-            let (rows, k) = block.step(step, tiles, pieces);
-            pack_a(self.exec.isa, self.a, rows.clone(), k.clone(), a_tile);
-            let (next_rows, next_k) =
-                if step + 1 < steps { block.step(step + 1, tiles, pieces) } else { (0..0, 0..0) };
-            let mut next_a = Prefetch::new(self.a, next_rows.clone(), next_k);
-            let a_lines = next_a.total().div_ceil(panels);
+            let (tiles, k) = block.step(step, &cuts);
+            let tiles = &tiles[..tiles.iter().take_while(|tile| !tile.is_empty()).count()];
+            pack_a(self.exec.isa, self.a, tiles, k.clone(), a_tiles);
+            let mut next_a = if step + 1 < steps {
+                let (next, k) = block.step(step + 1, &cuts);
+                let end = next.iter().map(|tile| tile.end).max().unwrap_or(0);
+                Prefetch::new(self.a, next[0].start..end, k)
+            } else {
+                Prefetch::none()
+            };
+            let a_lines = next_a.total().div_ceil(panels * tiles.len());
             let b = &block.b[(k.start - block.k.start) * width..];
-            for (panel, first) in block.columns.clone().step_by(width).enumerate() {
-                next_a.advance(a_lines);
-                next_b.advance(b_lines);
-                let (next_row, next_column) = match first + width {
-                    next if next < block.columns.end => (rows.start, next),
-                    _ => (next_rows.start, block.columns.start),
-                };
-                let b = &b[panel * block.panel_stride..][..k.len() * width];
-                let call = Call {
-                    depth: k.len(),
-                    a: a_tile.as_ptr(),
-                    b: b.as_ptr(),
-                    c: self.output(rows.start, first),
-                    c_stride: self.c_stride,
-                    columns: width.min(block.columns.end - first),
-                    from_zero: k.start == 0 && self.into == Into::Overwrite,
-                    next_c: self.output(next_row, next_column),
-                };
-                // SAFETY: the Isa of an Exec is available; the tile and the panel are packed for `k.len()` values, and
-                // the outputs lie within this rectangle of C, which nobody else touches.
-                unsafe { self.kernel(rows.len())(&call) };
+            for (rows, a) in tiles.iter().zip(a_tiles.chunks_exact(SLOT)) {
+                for (panel, first) in block.columns.clone().step_by(width).enumerate() {
+                    next_a.advance(a_lines);
+                    next_b.advance(b_lines);
+                    let b = &b[panel * block.panel_stride..][..k.len() * width];
+                    self.tile(&block, (rows.clone(), first), k.clone(), (a, b));
+                }
             }
         }
+    }
+
+    /// Runs the kernel for one tile: `at` its rows and first column, with A and B packed for `k`.
+    fn tile(&self, block: &Block<'_>, at: (Range<usize>, usize), k: Range<usize>, packed: (&[f32], &[f32])) {
+        let (rows, first) = at;
+        let width = self.kernels.columns;
+        let (next_row, next_column) = match first + width {
+            next if next < block.columns.end => (rows.start, next),
+            _ => (rows.end, block.columns.start),
+        };
+        let call = Call {
+            depth: k.len(),
+            a: packed.0.as_ptr(),
+            b: packed.1.as_ptr(),
+            c: self.output(rows.start, first),
+            c_stride: self.c_stride,
+            columns: width.min(block.columns.end - first),
+            from_zero: k.start == 0 && self.into == Into::Overwrite,
+            next_c: self.output(next_row, next_column),
+        };
+        // SAFETY: the Isa of an Exec is available; the tile and the panel are packed for `k.len()` values, and the outputs
+        // lie within this rectangle of C, which nobody else touches.
+        unsafe { self.kernel(rows.len())(&call) };
     }
 
     /// The kernel for a tile of `rows` rows.
@@ -202,15 +224,26 @@ struct Block<'a> {
     panel_stride: usize,
 }
 
+/// How a block is cut: into tiles of rows, `group` of them packed together, and into pieces of k.
+struct Cuts {
+    tiles: usize,
+    pieces: usize,
+    group: usize,
+}
+
 impl Block<'_> {
-    /// The rows and the values of k of step `step`: for each of `tiles` all of `pieces`. Tiles and pieces are of even
-    /// sizes: a last tile of few rows would wait for its own sums.
-    fn step(&self, step: usize, tiles: usize, pieces: usize) -> (Range<usize>, Range<usize>) {
-        let rows = share(self.rows.len(), 1, step / pieces, tiles);
-        let k = share(self.k.len(), 1, step % pieces, pieces);
-        (
-            self.rows.start + rows.start..self.rows.start + rows.end,
-            self.k.start + k.start..self.k.start + k.end,
-        )
+    /// The tiles (empty ones fill up the last group) and the values of k of step `step`: for each group all pieces.
+    /// Tiles and pieces are of even sizes: a last tile of few rows would wait for its own sums.
+    fn step(&self, step: usize, cuts: &Cuts) -> ([Range<usize>; GROUP_MAX], Range<usize>) {
+        let first = step / cuts.pieces * cuts.group;
+        let tiles = std::array::from_fn(|i| {
+            if i >= cuts.group || first + i >= cuts.tiles {
+                return 0..0;
+            }
+            let rows = share(self.rows.len(), 1, first + i, cuts.tiles);
+            self.rows.start + rows.start..self.rows.start + rows.end
+        });
+        let k = share(self.k.len(), 1, step % cuts.pieces, cuts.pieces);
+        (tiles, self.k.start + k.start..self.k.start + k.end)
     }
 }

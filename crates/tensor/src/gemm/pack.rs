@@ -2,10 +2,13 @@
 #![allow(unsafe_code)]
 
 use super::matrix::MatRef;
-use super::tile::ROW_STRIDE;
+use super::tile::{DEPTH_MAX, ROW_STRIDE, ROWS_MAX};
 use crate::simd::Vector;
 use crate::{Isa, dispatch};
 use std::ops::Range;
+
+/// Floats from one packed tile of A to the next: the largest tile and one register more, in whole cache lines.
+pub(super) const SLOT: usize = ROWS_MAX * ROW_STRIDE + 16;
 
 /// Which part of B, and how wide its panels are.
 pub(super) struct Part {
@@ -34,39 +37,75 @@ pub(super) fn pack_b(isa: Isa, b: MatRef<'_>, part: &Part, panel_stride: usize, 
     }
 }
 
-/// Packs A[`rows`, `depth`] for one tile: `[row][ROW_STRIDE]` where A is row-major, else `[k][rows]`. `to` has sixteen
-/// floats more than that.
-pub(super) fn pack_a(isa: Isa, a: MatRef<'_>, rows: Range<usize>, depth: Range<usize>, to: &mut [f32]) {
-    let part = a.part(rows, depth);
-    let (lines, stride) = if a.column_stride == 1 { (part, ROW_STRIDE) } else { (part.t(), part.rows) };
-    assert!(to.len() >= lines.rows * stride + 16, "a tile of A has room");
-    // SAFETY: the Isa comes from an Exec; `to` has room for every line and one register more.
-    unsafe { copy_lines(isa, lines, to, stride) };
+/// Packs A[`rows`, `depth`] for the tiles that `tiles` cuts the rows into, `slot` floats apart: `[row][ROW_STRIDE]`
+/// where A is row-major, else `[k][rows of the tile]`. A slot has sixteen floats more than that.
+pub(super) fn pack_a(isa: Isa, a: MatRef<'_>, tiles: &[Range<usize>], depth: Range<usize>, to: &mut [f32]) {
+    let (Some(first), Some(last)) = (tiles.first(), tiles.last()) else { return };
+    assert!(to.len() >= tiles.len() * SLOT && depth.len() <= DEPTH_MAX, "tiles of A have room");
+    assert!(tiles.iter().all(|tile| tile.len() <= ROWS_MAX), "a tile has no more rows than its slot");
+    if a.column_stride == 1 {
+        for (tile, to) in tiles.iter().zip(to.chunks_exact_mut(SLOT)) {
+            // SAFETY: the Isa comes from an Exec; a slot has room for every row and one register more.
+            unsafe { copy_lines(isa, a.part(tile.clone(), depth.clone()), to) };
+        }
+    } else {
+        let from = a.part(first.start..last.end, depth).t();
+        // SAFETY: the Isa comes from an Exec; the tiles follow each other within the part, each with a slot.
+        unsafe { scatter_lines(isa, from, tiles, to) };
+    }
 }
 
 dispatch! {
-    /// Copies the rows of a row-major matrix `stride` floats apart, in ascending order. May write up to a register's
-    /// width beyond each row, so `to` needs sixteen floats more than the rows.
-    fn copy_lines(from: MatRef<'_>, to: &mut [f32], stride: usize) = copy_lines_generic;
+    /// Copies the rows of a row-major matrix `ROW_STRIDE` floats apart, in ascending order. May write up to a register's
+    /// width beyond each row.
+    fn copy_lines(from: MatRef<'_>, to: &mut [f32]) = copy_lines_generic;
 }
 
 #[inline(always)]
-unsafe fn copy_lines_generic<V: Vector>(from: MatRef<'_>, to: &mut [f32], stride: usize) {
-    let whole = from.columns / V::LANES * V::LANES;
-    let rest = from.columns - whole;
+unsafe fn copy_lines_generic<V: Vector>(from: MatRef<'_>, to: &mut [f32]) {
     for row in 0..from.rows {
         // SAFETY: the part lies within its data; the caller left room behind the last row.
         unsafe {
             let source = from.data.as_ptr().add(row * from.row_stride);
-            let target = to.as_mut_ptr().add(row * stride);
-            let mut i = 0;
-            while i < whole {
-                V::load(source.add(i)).store(target.add(i));
-                i += V::LANES;
-            }
-            if rest > 0 {
-                V::load_partial(source.add(whole), rest).store(target.add(whole));
-            }
+            copy_line::<V>(source, to.as_mut_ptr().add(row * ROW_STRIDE), from.columns);
+        }
+    }
+}
+
+dispatch! {
+    /// Cuts each row of a row-major matrix among tiles, whose columns follow each other from the first one's start: row
+    /// after row, since rows whose distance is a power of two would push each other out of the caches before the
+    /// next tile came for its share of a cache line.
+    fn scatter_lines(from: MatRef<'_>, tiles: &[Range<usize>], to: &mut [f32]) = scatter_lines_generic;
+}
+
+#[inline(always)]
+unsafe fn scatter_lines_generic<V: Vector>(from: MatRef<'_>, tiles: &[Range<usize>], to: &mut [f32]) {
+    for row in 0..from.rows {
+        let mut source = from.data.as_ptr().wrapping_add(row * from.row_stride);
+        let mut slot = to.as_mut_ptr();
+        for tile in tiles {
+            let count = tile.len();
+            // SAFETY: the tiles' columns lie within the row; a slot has room for a tile and one register more.
+            unsafe { copy_line::<V>(source, slot.wrapping_add(row * count), count) };
+            source = source.wrapping_add(count);
+            slot = slot.wrapping_add(SLOT);
+        }
+    }
+}
+
+/// Copies `count` floats, and may write up to a register's width beyond them.
+#[inline(always)]
+unsafe fn copy_line<V: Vector>(source: *const f32, target: *mut f32, count: usize) {
+    let mut i = 0;
+    // SAFETY: the caller has the features, `count` floats to read and a register more to write.
+    unsafe {
+        while i + V::LANES <= count {
+            V::load(source.add(i)).store(target.add(i));
+            i += V::LANES;
+        }
+        if i < count {
+            V::load_partial(source.add(i), count - i).store(target.add(i));
         }
     }
 }

@@ -112,6 +112,18 @@ fn sums_continue_over_blocks_of_k_and_columns() {
 }
 
 #[test]
+fn columns_of_a_an_aliasing_stride_apart() {
+    each_exec(|exec| {
+        for (m, k) in [(1, 3), (61, 9), (100, 450)] {
+            for into in [Into::Overwrite, Into::Accumulate] {
+                let gap = 1024 - m;
+                check(exec, Case { m, k, n: 33, a_transposed: true, b_transposed: false, gap, into });
+            }
+        }
+    });
+}
+
+#[test]
 fn empty_products() {
     each_exec(|exec| {
         for (m, k, n) in [(0, 3, 4), (3, 0, 4), (3, 4, 0), (0, 0, 0)] {
