@@ -256,9 +256,12 @@ impl Default for Scratch {
     }
 }
 
-/// Pair → rank by open addressing, at most half full; byte pairs, the most asked for, in a flat table.
+/// Pair → rank by open addressing, at most half full; byte pairs, the most asked for, in a flat table. Most pairs asked
+/// for are no merges: one bit by their hash, in a filter small enough for the inner caches, tells so nearly always.
 struct PairTable {
     byte_pairs: Vec<u32>,
+    filter: Vec<u64>,
+    filter_shift: u32,
     slots: Vec<(u64, u32)>,
     shift: u32,
 }
@@ -270,6 +273,8 @@ impl PairTable {
         let size = (pairs.len() * 2).next_power_of_two().max(16);
         let mut table = PairTable {
             byte_pairs: vec![NO_RANK; 1 << 16],
+            filter: vec![0; size / 8],
+            filter_shift: 64 - (size * 8).trailing_zeros(),
             slots: vec![(EMPTY, NO_RANK); size],
             shift: 64 - size.trailing_zeros(),
         };
@@ -280,7 +285,9 @@ impl PairTable {
                 continue;
             }
             let key = u64::from(left) << 32 | u64::from(right);
-            let mut at = table.home(key);
+            let bit = (spread(key) >> table.filter_shift) as usize;
+            table.filter[bit / 64] |= 1 << (bit % 64);
+            let mut at = (spread(key) >> table.shift) as usize;
             while table.slots[at].0 != EMPTY && table.slots[at].0 != key {
                 at = (at + 1) & (size - 1);
             }
@@ -292,17 +299,17 @@ impl PairTable {
     }
 
     #[inline]
-    fn home(&self, key: u64) -> usize {
-        (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> self.shift) as usize
-    }
-
-    #[inline]
     fn rank(&self, (left, right): Pair) -> u32 {
         if left.max(right) < 256 {
             return self.byte_pairs[(left << 8 | right) as usize];
         }
         let key = u64::from(left) << 32 | u64::from(right);
-        let mut at = self.home(key);
+        let hash = spread(key);
+        let bit = (hash >> self.filter_shift) as usize;
+        if self.filter[bit / 64] >> (bit % 64) & 1 == 0 {
+            return NO_RANK;
+        }
+        let mut at = (hash >> self.shift) as usize;
         loop {
             let (found, rank) = self.slots[at];
             if found == key || found == EMPTY {
@@ -311,6 +318,12 @@ impl PairTable {
             at = (at + 1) & (self.slots.len() - 1);
         }
     }
+}
+
+/// Multiplicative hashing: the upper bits depend on the whole key.
+#[inline]
+fn spread(key: u64) -> u64 {
+    key.wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
 /// Words met before and their ids. Emptied when half full, so that its memory is bounded.
