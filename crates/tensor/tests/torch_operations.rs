@@ -10,7 +10,8 @@ use tensor::kernels::{self, Activation, AttentionBatch, AttentionKept, RotaryTab
 use tensor::{Exec, Heads, Isa, Pool};
 
 const TOLERANCE: f64 = 1e-5;
-/// Angles are f32, as in transformers; the fixtures' are f64. At position 4,095 that is 1e-4 of a turn's radius.
+/// Angles are f32, as in transformers; the fixtures' are f64. At position 4,095 that is 1e-4 of a turn's
+/// radius.
 const ROTARY_TOLERANCE: f64 = 1e-4;
 
 struct Fixtures {
@@ -165,7 +166,8 @@ fn linear() {
     });
 }
 
-/// The fixtures have heads alone, without keys and values: each is taken as a query head beside one empty key head.
+/// The fixtures have heads alone, without keys and values: each is taken as a query head beside one empty key
+/// head.
 #[test]
 fn rotary() {
     with_fixtures("rotary", |exec, case| {

@@ -1,6 +1,6 @@
 //! Activations and gated units, forward and backward.
 #![allow(unsafe_code)]
-#![allow(clippy::undocumented_unsafe_blocks)] // One reason for all: lengths are checked by the public functions.
+#![allow(clippy::undocumented_unsafe_blocks)] // One reason: public functions check all lengths.
 
 use super::math;
 use super::sweep::{Place, flat_grain, run_rows, sweep};

@@ -1,6 +1,6 @@
 //! Elementwise arithmetic, biases, gathering and scattering of rows.
 #![allow(unsafe_code)]
-#![allow(clippy::undocumented_unsafe_blocks)] // One reason for all: lengths are checked by the public functions.
+#![allow(clippy::undocumented_unsafe_blocks)] // One reason: public functions check all lengths.
 
 use super::sweep::{Place, column_grain, flat_grain, run_rows, sweep};
 use crate::simd::Vector;

@@ -1,7 +1,7 @@
 //! Row-wise softmax losses.
 
 #![allow(unsafe_code)]
-#![allow(clippy::undocumented_unsafe_blocks)] // One reason for all: lengths are checked by the public functions.
+#![allow(clippy::undocumented_unsafe_blocks)] // One reason: public functions check all lengths.
 
 use super::math::exp;
 use super::sweep::{Place, grain, run_rows, sweep, sweep_lanes};
@@ -20,7 +20,8 @@ pub struct RowTargets<'a> {
     pub scale: f32,
 }
 
-/// Cross-entropy in nats (the negated log-probability of the target) of each row of `logits` (rows, vocabulary).
+/// Cross-entropy in nats (the negated log-probability of the target) of each row of `logits` (rows,
+/// vocabulary).
 ///
 /// # Panics
 /// When a target is outside the vocabulary.
@@ -38,8 +39,8 @@ pub fn cross_entropy(exec: Exec<'_>, logits: &[f32], ids: &[u32], losses: &mut [
     });
 }
 
-/// As [`cross_entropy`] with the same bits, and replaces the logits by their gradient:
-/// weight · scale · (softmax − one-hot). Rows of weight 0 take no part: their loss is 0 and their gradient is 0.
+/// As [`cross_entropy`] with the same bits, and replaces the logits by their gradient: weight · scale ·
+/// (softmax − one-hot). Rows of weight 0 take no part: their loss is 0 and their gradient is 0.
 ///
 /// # Panics
 /// When a target is outside the vocabulary.

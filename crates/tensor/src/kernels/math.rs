@@ -1,7 +1,7 @@
-//! Elementary functions over vectors: the same operations as [`crate::reference::math`], hence the same bits in
-//! every lane. Must not know any kernel.
+//! Elementary functions over vectors: the same operations as [`crate::reference::math`], hence the same bits
+//! in every lane. Must not know any kernel.
 #![allow(unsafe_code)]
-#![allow(clippy::undocumented_unsafe_blocks)] // One reason for all, stated at `Vector`: the caller has the features.
+#![allow(clippy::undocumented_unsafe_blocks)] // One reason for all, stated at `Vector`.
 
 use crate::reference::math::{
     ERF_HIGHEST, ERF_POLYNOMIAL, ERF_SWITCH, ERFC_POLYNOMIAL, EXP_HIGHEST, EXP_LOWEST, EXP_POLYNOMIAL,

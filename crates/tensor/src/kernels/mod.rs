@@ -1,8 +1,8 @@
 //! The row kernels: plain functions over an [`Exec`](crate::Exec) and slices. Rows are tokens.
 //!
-//! Each gives the same bits as its readable version in [`crate::reference`], on every instruction set and with
-//! any number of threads. A slice whose length does not fit the others is a programming error and panics. They
-//! must not know tensors, the tape or any model.
+//! Each gives the same bits as its readable version in [`crate::reference`], on every instruction set and
+//! with any number of threads. A slice whose length does not fit the others is a programming error and
+//! panics. They must not know tensors, the tape or any model.
 
 mod activation;
 pub mod attention;

@@ -1,7 +1,7 @@
 //! The optimisers' elementwise updates over flat buffers, one pass each.
 
 #![allow(unsafe_code)]
-#![allow(clippy::undocumented_unsafe_blocks)] // One reason for all: lengths are checked by the public functions.
+#![allow(clippy::undocumented_unsafe_blocks)] // One reason: public functions check all lengths.
 
 use super::sweep::{Place, flat_grain, sweep};
 use crate::simd::Vector;
@@ -84,8 +84,8 @@ impl AdamW {
     }
 }
 
-/// One AdamW step (Loshchilov and Hutter 2019, arXiv:1711.05101, algorithm 2) in PyTorch's order of operations.
-/// All slices have the same length.
+/// One AdamW step (Loshchilov and Hutter 2019, arXiv:1711.05101, algorithm 2) in PyTorch's order of
+/// operations. All slices have the same length.
 pub fn adamw_step(
     exec: Exec<'_>,
     adamw: AdamW,
@@ -108,8 +108,8 @@ pub fn adamw_step(
     });
 }
 
-/// Muon's momentum (Jordan et al. 2024): moves `momentum` towards the gradient, and writes the `update` that is
-/// to be orthogonalised.
+/// Muon's momentum (Jordan et al. 2024): moves `momentum` towards the gradient, and writes the `update` that
+/// is to be orthogonalised.
 pub fn momentum_step(
     exec: Exec<'_>,
     settings: Momentum,
@@ -148,7 +148,9 @@ dispatch! {
     fn momentum_range(settings: Momentum, gradient: &[f32], momentum: &mut [f32], update: &mut [f32]) =
         momentum_range_generic;
 }
-dispatch! { fn decayed_range(factors: (f32, f32), update: &[f32], weights: &mut [f32]) = decayed_range_generic; }
+dispatch! {
+    fn decayed_range(factors: (f32, f32), update: &[f32], weights: &mut [f32]) = decayed_range_generic;
+}
 
 #[inline(always)]
 unsafe fn adamw_range_generic<V: Vector>(

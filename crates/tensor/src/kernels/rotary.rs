@@ -2,7 +2,7 @@
 //! element i of a head is rotated together with element i + rotary_dim/2.
 
 #![allow(unsafe_code)]
-#![allow(clippy::undocumented_unsafe_blocks)] // One reason for all: lengths are checked by the public functions.
+#![allow(clippy::undocumented_unsafe_blocks)] // One reason: public functions check all lengths.
 
 use super::sweep::{Place, run_rows, sweep};
 use crate::simd::Vector;
@@ -108,7 +108,8 @@ fn rotate(
 }
 
 dispatch! {
-    fn rotate_heads(row: &mut [f32], head_dim: usize, angles: (&[f32], &[f32]), sign: f32) = rotate_heads_generic;
+    fn rotate_heads(row: &mut [f32], head_dim: usize, angles: (&[f32], &[f32]), sign: f32) =
+        rotate_heads_generic;
 }
 
 #[inline(always)]
@@ -137,7 +138,8 @@ unsafe fn rotate_heads_generic<V: Vector>(
 /// Sine and cosine of an angle below 2^22, by reduction to |r| ≤ π/4 in two parts and Taylor series: only
 /// additions and products, so the same bits on every platform.
 fn sin_cos_f64(angle: f64) -> (f64, f64) {
-    const HALF_PI_HIGH: f64 = 1.570_796_310_901_641_8; // The first 29 bits of π/2: exact times a quadrant below 2^24.
+    // The first 29 bits of π/2: exact times a quadrant below 2^24.
+    const HALF_PI_HIGH: f64 = 1.570_796_310_901_641_8;
     const HALF_PI_LOW: f64 = 1.589_325_477_352_819_7e-8;
     let quadrant = (angle * (2.0 / PI)).round();
     let r = (angle - quadrant * HALF_PI_HIGH) - quadrant * HALF_PI_LOW;

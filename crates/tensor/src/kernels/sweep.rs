@@ -1,5 +1,5 @@
-//! How a kernel walks over a row in registers, whole ones and then the rest, and how rows are shared among threads.
-//! Must not know any kernel.
+//! How a kernel walks over a row in registers, whole ones and then the rest, and how rows are shared among
+//! threads. Must not know any kernel.
 #![allow(unsafe_code)]
 #![allow(clippy::undocumented_unsafe_blocks)] // One reason for all, stated at `Vector`.
 
@@ -44,7 +44,8 @@ impl Place for Part {
     }
 }
 
-/// Runs the body for each register of a row of `$length`, `$place` being a [`Whole`] or, at the end, a [`Part`].
+/// Runs the body for each register of a row of `$length`, `$place` being a [`Whole`] or, at the end, a
+/// [`Part`].
 macro_rules! sweep {
     ($vector:ty, $length:expr, $place:ident => $body:expr) => {{
         let length: usize = $length;

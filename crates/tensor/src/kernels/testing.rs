@@ -1,5 +1,5 @@
-//! What the kernels' tests share: random data, every instruction set and several pools, comparison of bits, and
-//! finite differences.
+//! What the kernels' tests share: random data, every instruction set and several pools, comparison of bits,
+//! and finite differences.
 #![allow(clippy::unwrap_used)]
 
 use crate::{Exec, Isa, Pool};
@@ -40,7 +40,8 @@ pub fn assert_same_bits(name: &str, exec: Exec<'_>, found: &[f32], expected: &[f
     }
 }
 
-/// Compares `gradient` of a scalar function with central differences at `x`, in relative terms of the largest.
+/// Compares `gradient` of a scalar function with central differences at `x`, in relative terms of the
+/// largest.
 pub fn check_gradient(name: &str, x: &[f32], gradient: &[f32], function: impl Fn(&[f32]) -> f64) {
     const STEP: f32 = 1.0 / 256.0;
     let largest = gradient.iter().fold(1e-3_f32, |largest, value| largest.max(value.abs()));

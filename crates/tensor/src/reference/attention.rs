@@ -9,8 +9,8 @@ use crate::kernels::{AttentionBatch, AttentionKept, KEY_BLOCK, attention_scale};
 use std::ops::Range;
 
 /// Attention of every token over the tokens of its document up to itself.
-/// `batch.qkv` (tokens, (heads + 2·kv_heads)·head_dim), `out` (tokens, heads·head_dim), `log_sums` (tokens, heads).
-/// Tokens outside every document are left alone.
+/// `batch.qkv` (tokens, (heads + 2·kv_heads)·head_dim), `out` (tokens, heads·head_dim), `log_sums` (tokens,
+/// heads). Tokens outside every document are left alone.
 pub fn attention_forward(batch: AttentionBatch<'_>, out: &mut [f32], log_sums: &mut [f32]) {
     let heads = batch.heads;
     for document in batch.documents {
@@ -24,10 +24,10 @@ pub fn attention_forward(batch: AttentionBatch<'_>, out: &mut [f32], log_sums: &
     }
 }
 
-/// Gradient of [`attention_forward`] with respect to `qkv`, overwriting `d_qkv` (zero for tokens outside every
-/// document). The probabilities are recomputed from `kept.log_sums`. A value's and a key's gradient is one
-/// chain over the query heads of its group and, within a head, ascending queries; a query's is one chain over
-/// ascending keys.
+/// Gradient of [`attention_forward`] with respect to `qkv`, overwriting `d_qkv` (zero for tokens outside
+/// every document). The probabilities are recomputed from `kept.log_sums`. A value's and a key's gradient is
+/// one chain over the query heads of its group and, within a head, ascending queries; a query's is one chain
+/// over ascending keys.
 pub fn attention_backward(
     batch: AttentionBatch<'_>,
     kept: AttentionKept<'_>,

@@ -4,7 +4,8 @@ use super::math::{exp, ln};
 use super::{lane_sum, maximum};
 use crate::kernels::RowTargets;
 
-/// Cross-entropy in nats (the negated log-probability of the target) of each row of `logits` (rows, vocabulary).
+/// Cross-entropy in nats (the negated log-probability of the target) of each row of `logits` (rows,
+/// vocabulary).
 pub fn cross_entropy(logits: &[f32], ids: &[u32], losses: &mut [f32]) {
     let vocabulary = logits.len() / ids.len().max(1);
     for (row, loss) in losses.iter_mut().enumerate() {

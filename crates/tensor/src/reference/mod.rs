@@ -1,5 +1,6 @@
 //! Readable scalar versions of every row kernel: plain loops over slices with exactly the order of sums that
-//! the design fixes. The fast kernels must give the same bits. Knows no vector type, thread or instruction set.
+//! the design fixes. The fast kernels must give the same bits. Knows no vector type, thread or instruction
+//! set.
 
 pub mod activation;
 pub mod attention;

@@ -2,7 +2,8 @@
 
 use crate::kernels::{AdamW, AdamWState, Momentum};
 
-/// One AdamW step (Loshchilov and Hutter 2019, arXiv:1711.05101, algorithm 2) in PyTorch's order of operations.
+/// One AdamW step (Loshchilov and Hutter 2019, arXiv:1711.05101, algorithm 2) in PyTorch's order of
+/// operations.
 pub fn adamw_step(adamw: AdamW, weights: &mut [f32], gradient: &[f32], state: AdamWState<'_>) {
     let c = adamw.constants();
     for (index, weight) in weights.iter_mut().enumerate() {

@@ -1,7 +1,7 @@
-//! The backward kernel: all query heads of one key/value head of one document. Must not know how tasks are shared
-//! among threads.
+//! The backward kernel: all query heads of one key/value head of one document. Must not know how tasks are
+//! shared among threads.
 #![allow(unsafe_code)]
-#![allow(clippy::undocumented_unsafe_blocks)] // One reason for all: the slices cover what `HeadGradient` says.
+#![allow(clippy::undocumented_unsafe_blocks)] // One reason: slices are as `HeadGradient` says.
 
 use super::forward::below;
 use super::layout::{copy_rows, padded, transpose_rows};
@@ -14,8 +14,8 @@ use std::ops::Range;
 
 /// Queries that are taken through a block together: a multiple of the tile's.
 const CHUNK_ROWS: usize = 8 * TILE_ROWS;
-/// Distance between the rows of probabilities: beyond the 64 keys there is room for what the last tile of keys
-/// reads too many.
+/// Distance between the rows of probabilities: beyond the 64 keys there is room for what the last tile of
+/// keys reads too many.
 const SCORE_STRIDE: usize = KEY_BLOCK + 16;
 /// Keys of a block rounded up to whole tiles.
 const BLOCK_ROWS: usize = KEY_BLOCK.next_multiple_of(TILE_ROWS);

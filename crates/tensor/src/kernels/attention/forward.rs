@@ -1,5 +1,5 @@
-//! The forward kernel: rows of one group of query heads over the key/value blocks of their sequence. Must not know
-//! whether the blocks are a document's or pages of a cache, nor how rows are shared among threads.
+//! The forward kernel: rows of one group of query heads over the key/value blocks of their sequence. Must not
+//! know whether the blocks are a document's or pages of a cache, nor how rows are shared among threads.
 #![allow(unsafe_code)]
 #![allow(clippy::undocumented_unsafe_blocks)] // One reason for all: the slices cover what `HeadRows` says.
 
@@ -160,8 +160,9 @@ impl<'a> Chunk<'a> {
         }
     }
 
-    /// Turns a tile's scores into exponentials (0 for keys that a row does not see) and merges each row's maximum,
-    /// total and sums. Each step is done for all rows before the next, so that their latencies overlap.
+    /// Turns a tile's scores into exponentials (0 for keys that a row does not see) and merges each row's
+    /// maximum, total and sums. Each step is done for all rows before the next, so that their latencies
+    /// overlap.
     #[inline(always)]
     unsafe fn softmax<V: Vector, const ROWS: usize>(&mut self, row: usize, columns: usize, first_key: usize) {
         let scale = attention_scale(self.task.heads.head_dim);

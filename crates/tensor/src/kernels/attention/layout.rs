@@ -1,5 +1,5 @@
-//! How keys and values lie in blocks: the keys of a block transposed, so that scores are vectors over keys; the
-//! values as rows, padded to a multiple of sixteen. Shared by training and by the engine's pages.
+//! How keys and values lie in blocks: the keys of a block transposed, so that scores are vectors over keys;
+//! the values as rows, padded to a multiple of sixteen. Shared by training and by the engine's pages.
 #![allow(unsafe_code)]
 
 use super::KEY_BLOCK;

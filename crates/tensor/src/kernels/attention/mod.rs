@@ -1,6 +1,6 @@
 //! Causal grouped-query attention over packed documents, never holding a time×time matrix. Keys are taken in
-//! blocks of [`KEY_BLOCK`] counted from the document's first token and merged in ascending order, so that a row's
-//! result depends on nothing but its own query and the keys and values up to its position.
+//! blocks of [`KEY_BLOCK`] counted from the document's first token and merged in ascending order, so that a
+//! row's result depends on nothing but its own query and the keys and values up to its position.
 
 #![allow(unsafe_code)]
 
@@ -50,7 +50,8 @@ pub fn attention_scale(head_dim: usize) -> f32 {
     1.0 / (head_dim as f32).sqrt()
 }
 
-/// Attention of every token over the tokens of its document up to itself, with `out` (tokens, heads·head_dim) and
+/// Attention of every token over the tokens of its document up to itself, with `out` (tokens, heads·head_dim)
+/// and
 /// `log_sums` (tokens, heads). Tokens outside every document are left alone.
 pub fn attention_forward(exec: Exec<'_>, batch: AttentionBatch<'_>, out: &mut [f32], log_sums: &mut [f32]) {
     let heads = batch.heads;
@@ -89,9 +90,9 @@ pub fn attention_forward(exec: Exec<'_>, batch: AttentionBatch<'_>, out: &mut [f
     });
 }
 
-/// Gradient of [`attention_forward`] with respect to `qkv`, overwriting `d_qkv` (zero for tokens outside every
-/// document). A value's and a key's gradient is one chain over the query heads of its group and, within a head,
-/// ascending queries; a query's is one chain over ascending keys.
+/// Gradient of [`attention_forward`] with respect to `qkv`, overwriting `d_qkv` (zero for tokens outside
+/// every document). A value's and a key's gradient is one chain over the query heads of its group and, within
+/// a head, ascending queries; a query's is one chain over ascending keys.
 pub fn attention_backward(
     exec: Exec<'_>,
     batch: AttentionBatch<'_>,

@@ -1,5 +1,5 @@
-//! Attention over pages of keys and values: what an engine calls for a ragged batch of sequences, each with a few
-//! new rows. Gives the bits of [`attention_forward`](super::attention_forward) on the whole sequence.
+//! Attention over pages of keys and values: what an engine calls for a ragged batch of sequences, each with a
+//! few new rows. Gives the bits of [`attention_forward`](super::attention_forward) on the whole sequence.
 #![allow(unsafe_code)]
 
 use super::forward::{HeadRows, attend, work_len};
@@ -9,9 +9,9 @@ use crate::{Disjoint, Exec, Heads};
 
 /// How the pages of one layer lie in a buffer.
 ///
-/// A page is `blocks_per_page` blocks of [`KEY_BLOCK`] tokens, one after another; a block is for each key/value head
-/// its keys (head_dim, 64), transposed, then its values (64, head_dim rounded up to sixteen). A buffer of zeros is
-/// an empty cache.
+/// A page is `blocks_per_page` blocks of [`KEY_BLOCK`] tokens, one after another; a block is for each
+/// key/value head its keys (head_dim, 64), transposed, then its values (64, head_dim rounded up to sixteen).
+/// A buffer of zeros is an empty cache.
 #[derive(Clone, Copy, Debug)]
 pub struct PageLayout {
     /// How a fused row is divided.
@@ -58,7 +58,8 @@ pub struct PagedRows<'a> {
     pub pages: &'a [u32],
 }
 
-/// Writes the keys and values of a sequence's new rows into its pages. `qkv` holds the fused rows of the batch.
+/// Writes the keys and values of a sequence's new rows into its pages. `qkv` holds the fused rows of the
+/// batch.
 pub fn store_rows(layout: PageLayout, pages: &mut [f32], qkv: &[f32], sequence: PagedRows<'_>) {
     let heads = layout.heads;
     let head_dim = heads.head_dim;

@@ -1,7 +1,7 @@
-//! Small matrix products whose outputs stay in registers while the sum runs: each output is one chain of fused
-//! multiply-adds in ascending order. Must not know what the matrices mean.
+//! Small matrix products whose outputs stay in registers while the sum runs: each output is one chain of
+//! fused multiply-adds in ascending order. Must not know what the matrices mean.
 #![allow(unsafe_code)]
-#![allow(clippy::undocumented_unsafe_blocks)] // One reason for all: the callers' pointers cover what they say.
+#![allow(clippy::undocumented_unsafe_blocks)] // One reason: pointers cover what callers say.
 
 use crate::simd::Vector;
 

@@ -1,7 +1,7 @@
 //! Root-mean-square and layer normalisation of rows, and of each head in fused rows.
 
 #![allow(unsafe_code)]
-#![allow(clippy::undocumented_unsafe_blocks)] // One reason for all: lengths are checked by the public functions.
+#![allow(clippy::undocumented_unsafe_blocks)] // One reason: public functions check all lengths.
 
 use super::sweep::{Place, column_grain, run_rows, sweep, sweep_lanes};
 use crate::simd::{Vector, Virtual16};
@@ -70,8 +70,8 @@ pub fn rms_norm(exec: Exec<'_>, x: &[f32], gain: &[f32], eps: f32, y: &mut [f32]
     });
 }
 
-/// sum = x + residual and y = rms_norm(sum) in one pass, with the same bits as the two. The inputs are (x, residual),
-/// the norm is (gain, eps).
+/// sum = x + residual and y = rms_norm(sum) in one pass, with the same bits as the two. The inputs are (x,
+/// residual), the norm is (gain, eps).
 pub fn add_rms_norm(
     exec: Exec<'_>,
     (x, residual): (&[f32], &[f32]),
@@ -94,8 +94,8 @@ pub fn add_rms_norm(
     });
 }
 
-/// Adds the gradients of [`rms_norm`], whose `norm` is (gain, eps), to `gradients`. The gain's is a chain over
-/// ascending rows that continues from what the buffer holds.
+/// Adds the gradients of [`rms_norm`], whose `norm` is (gain, eps), to `gradients`. The gain's is a chain
+/// over ascending rows that continues from what the buffer holds.
 pub fn rms_norm_backward(
     exec: Exec<'_>,
     x: &[f32],
@@ -181,7 +181,8 @@ pub fn qk_norm(exec: Exec<'_>, x: &[f32], gains: QkGains<'_>, heads: Heads, y: &
     run_rows(exec, rows, 2 * width, &|range| {
         for row in range {
             let x = &x[row * width..(row + 1) * width];
-            // SAFETY: each row is visited once; an `Exec` has an available instruction set; the lengths agree.
+            // SAFETY: each row is visited once; an `Exec` has an available instruction set; the lengths
+            // agree.
             unsafe {
                 let y = y.range(row * width..(row + 1) * width);
                 let (query, key) = (heads.out_width(), heads.out_width() + heads.kv_heads * heads.head_dim);
@@ -212,7 +213,8 @@ pub fn qk_norm_backward(
     run_rows(exec, rows, 3 * width, &|range| {
         for row in range {
             let flat = row * width..(row + 1) * width;
-            // SAFETY: each row is visited once; an `Exec` has an available instruction set; the lengths agree.
+            // SAFETY: each row is visited once; an `Exec` has an available instruction set; the lengths
+            // agree.
             unsafe {
                 let inverses = parts.range(row * normed..(row + 1) * normed);
                 let dx = dx.range(flat.clone());
@@ -264,7 +266,8 @@ fn gain_gradients(
         let is_query = task < column_tasks;
         let column = task % column_tasks * COLUMNS;
         let range = column..head_dim.min(column + COLUMNS);
-        // SAFETY: each task has its own columns; an `Exec` has an available instruction set; the lengths agree.
+        // SAFETY: each task has its own columns; an `Exec` has an available instruction set; the lengths
+        // agree.
         unsafe {
             let dgain = if is_query { dquery.range(range) } else { dkey.range(range) };
             let (first, count) = if is_query { (0, heads.heads) } else { (heads.heads, heads.kv_heads) };
@@ -312,11 +315,13 @@ dispatch! { fn rms_rows(x: &[f32], norm: Rms<'_>, y: &mut [f32]) = rms_rows_gene
 dispatch! { fn add_rms_rows(inputs: Pair<'_>, norm: Rms<'_>, outputs: PairMut<'_>) = add_rms_rows_generic; }
 dispatch! {
     /// Outputs: the input's gradient (added to), and each row's 1 / rms.
-    fn rms_rows_backward(x: &[f32], norm: Rms<'_>, dy: &[f32], outputs: PairMut<'_>) = rms_rows_backward_generic;
+    fn rms_rows_backward(x: &[f32], norm: Rms<'_>, dy: &[f32], outputs: PairMut<'_>) =
+        rms_rows_backward_generic;
 }
 dispatch! {
     /// dgain += Σ over ascending rows of dy · (x · inverse).
-    fn gain_columns(inputs: Pair<'_>, inverses: &[f32], rows: Strided, dgain: &mut [f32]) = gain_columns_generic;
+    fn gain_columns(inputs: Pair<'_>, inverses: &[f32], rows: Strided, dgain: &mut [f32]) =
+        gain_columns_generic;
 }
 dispatch! { fn layer_rows(x: &[f32], norm: LayerNorm<'_>, y: &mut [f32]) = layer_rows_generic; }
 dispatch! {
