@@ -189,6 +189,14 @@ impl Estimate {
         self.items.iter().map(|item| item.bytes).sum()
     }
 
+    /// One line: the sum, and the parts that make at least a twentieth of it.
+    pub fn summary(&self) -> String {
+        let total = self.total_bytes();
+        let large = self.items.iter().filter(|item| item.bytes * 20 >= total && item.bytes > 0);
+        let parts: Vec<String> = large.map(|item| format!("{} {}", item.name, size(item.bytes))).collect();
+        format!("{} of memory ({})", size(total), parts.join(", "))
+    }
+
     /// The part of a name; 0 when there is none.
     pub fn bytes_of(&self, name: &str) -> u64 {
         self.items.iter().filter(|item| item.name == name).map(|item| item.bytes).sum()
@@ -349,6 +357,17 @@ mod tests {
             assert!(message.contains(item.name) && message.contains(&size(item.bytes)), "{message}");
         }
         assert!(message.contains(&size(total)), "{message}");
+    }
+
+    #[test]
+    fn a_summary_leaves_small_parts_out() {
+        let (config, shape) = small();
+        let summary = training(&config, &shape).summary();
+        assert!(
+            summary.contains("of memory (weights 34.1 MiB, ") && summary.contains("activations"),
+            "{summary}"
+        );
+        assert!(!summary.contains("packing"), "{summary}");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::{Error, OptimiserKind, Result, TrainOptions};
 use base::journal::{Journal, SyncPolicy};
 use base::progress::{self, Progress, Unit};
 use model::{Config, Parameters};
-use plan::memory::{Estimate, Optimiser, TrainingShape};
+use plan::memory::{Estimate, Optimiser, TrainingShape, size};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -106,7 +106,8 @@ pub fn run(stage: Stage<'_>, on_event: &mut dyn FnMut(&Event) -> ControlFlow<()>
     check_data(&stage)?;
     let config = stage.init.config().clone();
     let estimate = memory_estimate(&config, options, stage.device.pool().threads());
-    if let Some(available) = base::machine::memory_available_bytes() {
+    let available = base::machine::memory_available_bytes();
+    if let Some(available) = available {
         estimate.check(available)?;
     }
     let identity = identity(&stage);
@@ -118,7 +119,10 @@ pub fn run(stage: Stage<'_>, on_event: &mut dyn FnMut(&Event) -> ControlFlow<()>
         Init::Weights(parameters) => parameters,
     };
     let trainer = Trainer::new(device, parameters, options)?;
-    let progress = Progress::start(stage.progress, name, Unit::Count("steps"), Some(options.steps as u64));
+    let mut progress =
+        Progress::start(stage.progress, name, Unit::Count("steps"), Some(options.steps as u64));
+    let free = available.map(|bytes| format!("; {} are free", size(bytes))).unwrap_or_default();
+    progress.print_line(&format!("{name}: needs about {}{free}", estimate.summary()));
     let running = Running {
         name: name.to_owned(),
         options,
@@ -313,11 +317,6 @@ impl Running<'_> {
         let checkpoint = self.checkpoint(step)?;
         self.journal.sync()?;
         let steps = self.options.steps;
-        self.progress.print_line(&format!(
-            "{}: stopped after step {step} of {steps}; checkpoint {} is written. Run the same command again to go on",
-            self.name,
-            checkpoint.display()
-        ));
         Ok(Outcome::Interrupted { step, steps, checkpoint })
     }
 

@@ -127,23 +127,43 @@ fn killed_anywhere_and_run_again_it_ends_in_the_same_bytes() {
     }
 }
 
+/// As supervised fine-tuning: from given weights, the loss on a part of the tokens.
+fn fine_tuning(folder: &Path) -> Case<'_> {
+    let init = |device: &Device| Init::Weights(Parameters::init(device, config(), 77));
+    let mut sequences = Vec::new();
+    let source = samples(4, 9);
+    for index in 0..source.len() {
+        let mut sequence = Sequence::default();
+        source.read(index, &mut sequence);
+        sequence.mask[..10].fill(0);
+        sequences.push(sequence);
+    }
+    let mut case = Case { init, train: MemorySamples::new(sequences, CONTEXT).unwrap(), ..Case::new(folder) };
+    case.options.optimiser.kind = OptimiserKind::Muon;
+    case
+}
+
 #[test]
 fn asked_to_stop_it_writes_a_checkpoint_and_goes_on_from_there() {
-    let root = tempfile::tempdir().unwrap();
-    let expected = Case::new(&root.path().join("whole")).finish();
-    for stop_at in [1, 2, 5, 9] {
-        let folder = root.path().join(format!("stopped-{stop_at}"));
-        let case = Case::new(&folder);
-        let outcome = case.run(&mut |event| match event.step == stop_at {
-            true => ControlFlow::Break(()),
-            false => ControlFlow::Continue(()),
-        });
-        let Outcome::Interrupted { step, steps, checkpoint } = outcome.unwrap() else { panic!("it went on") };
-        assert_eq!((step, steps), (stop_at, 10));
-        assert!(checkpoint.join("header.json").is_file());
-        let finished = case.finish();
-        assert_eq!(finished.resumed_from, Some(stop_at));
-        assert!(weights(&finished) == weights(&expected), "stopped at {stop_at}");
+    for make in [Case::new, fine_tuning] {
+        let root = tempfile::tempdir().unwrap();
+        let expected = make(&root.path().join("whole")).finish();
+        for stop_at in [1, 2, 5, 9] {
+            let folder = root.path().join(format!("stopped-{stop_at}"));
+            let case = make(&folder);
+            let outcome = case.run(&mut |event| match event.step == stop_at {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            });
+            let Outcome::Interrupted { step, steps, checkpoint } = outcome.unwrap() else {
+                panic!("it went on")
+            };
+            assert_eq!((step, steps), (stop_at, 10));
+            assert!(checkpoint.join("header.json").is_file());
+            let finished = case.finish();
+            assert_eq!(finished.resumed_from, Some(stop_at));
+            assert!(weights(&finished) == weights(&expected), "stopped at {stop_at}");
+        }
     }
 }
 

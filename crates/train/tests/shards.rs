@@ -1,0 +1,102 @@
+//! Packed shards as training sees them: every token once, masks with their tokens, damage and emptiness refused.
+#![allow(clippy::unwrap_used)]
+
+use std::path::{Path, PathBuf};
+use token::pack::Room;
+use token::shard::{Loss, Writer};
+use token::{Tokenizer, TrainOptions};
+use train::{PackedShards, Samples, Sequence};
+
+const CONTEXT: usize = 32;
+
+/// Documents of many lengths whose ids tell their document and place, as far as bytes can.
+fn documents(first: u32, count: u32) -> Vec<Vec<u32>> {
+    (first..first + count)
+        .map(|index| (0..index * 7 % 90).map(|place| (index * 31 + place) % 256).collect())
+        .collect()
+}
+
+fn mask(ids: &[u32]) -> Vec<u8> {
+    ids.iter().map(|id| u8::from(id % 3 == 0)).collect()
+}
+
+fn write(folder: &Path, name: &str, documents: &[Vec<u32>]) -> PathBuf {
+    let options = TrainOptions { vocab_size: 256, special_tokens: Vec::new(), ..TrainOptions::default() };
+    let tokenizer = Tokenizer::train(&["any text"], &options, 1).unwrap();
+    let path = folder.join(name);
+    let mut writer = Writer::new(&path, &tokenizer, Loss::Masked);
+    for ids in documents {
+        writer.add(ids, &mask(ids)).unwrap();
+    }
+    writer.finish().unwrap();
+    path
+}
+
+fn counts(ids: impl IntoIterator<Item = u32>) -> Vec<usize> {
+    let mut counts = vec![0; 256];
+    ids.into_iter().for_each(|id| counts[id as usize] += 1);
+    counts
+}
+
+#[test]
+fn sequences_hold_every_token_once_with_its_mask() {
+    let folder = tempfile::tempdir().unwrap();
+    let (first, second) = (documents(1, 60), documents(200, 40));
+    let paths = [write(folder.path(), "a", &first), write(folder.path(), "b", &second)];
+    for room in [Room::Fill, Room::Leave] {
+        let packed = PackedShards::open(&paths, CONTEXT, room).unwrap();
+        let (mut all, mut sequence) = (Vec::new(), Sequence::default());
+        for index in 0..packed.len() {
+            packed.read(index, &mut sequence);
+            assert!(sequence.ids.len() <= CONTEXT);
+            assert_eq!(sequence.lengths.iter().sum::<usize>(), sequence.ids.len());
+            assert_eq!(sequence.mask, mask(&sequence.ids), "{room:?} {index}");
+            let mut rest = sequence.ids.as_slice();
+            for &length in &sequence.lengths {
+                let (piece, after) = rest.split_at(length);
+                assert!(
+                    piece.windows(2).all(|pair| (pair[0] + 1) % 256 == pair[1]),
+                    "one document: {piece:?}"
+                );
+                rest = after;
+            }
+            all.extend_from_slice(&sequence.ids);
+        }
+        let given = || first.iter().chain(&second).flatten().copied();
+        assert_eq!(packed.tokens(), given().count() as u64);
+        assert_eq!(counts(all), counts(given()), "{room:?}");
+    }
+}
+
+#[test]
+fn the_fingerprint_follows_content_context_and_packing() {
+    let folder = tempfile::tempdir().unwrap();
+    let a = write(folder.path(), "a", &documents(1, 20));
+    let same = write(folder.path(), "same", &documents(1, 20));
+    let other = write(folder.path(), "other", &documents(2, 20));
+    let of = |path: &PathBuf, context, room| {
+        PackedShards::open(&[path], context, room).unwrap().fingerprint().to_owned()
+    };
+    let expected = of(&a, CONTEXT, Room::Fill);
+    assert_eq!(of(&same, CONTEXT, Room::Fill), expected);
+    assert_ne!(of(&other, CONTEXT, Room::Fill), expected);
+    assert_ne!(of(&a, CONTEXT + 1, Room::Fill), expected);
+    assert_ne!(of(&a, CONTEXT, Room::Leave), expected);
+}
+
+#[test]
+fn damaged_missing_and_empty_shards_are_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let damaged = write(folder.path(), "damaged", &documents(1, 20));
+    let mut bytes = std::fs::read(&damaged).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&damaged, bytes).unwrap();
+    let empty = write(folder.path(), "empty", &[]);
+    let missing = folder.path().join("missing");
+    for (path, expected) in [(damaged, "is damaged"), (empty, "no tokens in"), (missing, "cannot open")] {
+        let message = PackedShards::open(&[&path], CONTEXT, Room::Fill).err().unwrap().to_string();
+        assert!(message.contains(&path.display().to_string()), "{message}");
+        assert!(message.contains(expected), "{message}");
+    }
+}
