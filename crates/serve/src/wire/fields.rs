@@ -74,9 +74,9 @@ impl Fields {
     ) -> Result<Option<i64>, ApiError> {
         let Some(value) = self.take(name) else { return Ok(None) };
         let whole = value.as_i64().or_else(|| value.as_u64().map(|_| i64::MAX));
-        // A client may write a whole number as 1.0.
-        let number = whole
-            .or_else(|| value.as_f64().filter(|number| number.fract() == 0.0).map(|number| number as i64));
+        // A client may write a whole number as 1.0; beyond 2^53 a float no longer says which number it is.
+        let exact = |number: &f64| number.fract() == 0.0 && number.abs() < (1u64 << 53) as f64;
+        let number = whole.or_else(|| value.as_f64().filter(exact).map(|number| number as i64));
         let number = number.ok_or_else(|| wrong_type(name, "an integer", &value))?;
         check_bounds(name, number, lowest, highest)?;
         Ok(Some(number))

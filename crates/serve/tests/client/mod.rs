@@ -1,0 +1,165 @@
+//! A server over a small random model, and a client of plain sockets.
+#![allow(clippy::unwrap_used)]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::thread::JoinHandle;
+
+use chat::{Local, LocalOptions};
+use engine::{Device, Isa};
+use model::{Config, Parameters};
+use serde_json::Value;
+use serve::{ServeOptions, Server};
+use token::{END_OF_TEXT, MESSAGE_END, Tokenizer, TrainOptions};
+
+const TEXT: &str =
+    "The kiln fires clay; the furnace smelts ore. 陶冶者，烧土为器，炼石成金。To form a mind takes both. ";
+
+/// A server on a thread of its own; dropping it ends it.
+pub struct Running {
+    pub address: SocketAddr,
+    end: Option<tokio::sync::oneshot::Sender<()>>,
+    thread: Option<JoinHandle<serve::Result<()>>>,
+}
+
+/// The tiny model with the given context.
+pub fn model(context_tokens: usize) -> Local {
+    let folder = tempfile::tempdir().unwrap();
+    let options = TrainOptions { vocab_size: 320, ..TrainOptions::default() };
+    let tokenizer = Tokenizer::train(&[TEXT.repeat(20)], &options, 1).unwrap();
+    tokenizer.save(folder.path()).unwrap();
+    let mut config = Config::llama(tokenizer.vocab_size(), 32, 2, 4);
+    config.max_positions = context_tokens;
+    let device = Device::cpu(1, Isa::detect()).unwrap();
+    let mut parameters = Parameters::init(&device, config, 3);
+    let head = parameters.decoder.head();
+    for id in [END_OF_TEXT, MESSAGE_END].map(|text| tokenizer.special(text).unwrap() as usize) {
+        // A logit of zero is never the highest of hundreds, so a greedy answer never ends by itself.
+        head.of_mut(parameters.flat.data_mut())[id * head.cols..(id + 1) * head.cols].fill(0.0);
+    }
+    parameters.save(folder.path()).unwrap();
+    let options = LocalOptions { name: Some("tiny".into()), ..LocalOptions::default() };
+    Local::load(folder.path(), device, options).unwrap()
+}
+
+impl Running {
+    pub fn start(context_tokens: usize, options: ServeOptions) -> Self {
+        let server = Server::bind(model(context_tokens), &ServeOptions { port: 0, ..options }).unwrap();
+        let address = server.address();
+        let (end, ended) = tokio::sync::oneshot::channel();
+        let thread = std::thread::spawn(move || {
+            server.run(async {
+                let _ = ended.await;
+            })
+        });
+        Self { address, end: Some(end), thread: Some(thread) }
+    }
+
+    /// Tells the server to end.
+    pub fn end(&mut self) {
+        let _ = self.end.take().unwrap().send(());
+    }
+
+    /// Waits until it has ended.
+    pub fn join(&mut self) -> serve::Result<()> {
+        self.thread.take().unwrap().join().unwrap()
+    }
+
+    pub fn get(&self, path: &str) -> (u16, Value) {
+        self.call("GET", path, b"")
+    }
+
+    pub fn post(&self, path: &str, body: &Value) -> (u16, Value) {
+        self.call("POST", path, body.to_string().as_bytes())
+    }
+
+    pub fn call(&self, method: &str, path: &str, body: &[u8]) -> (u16, Value) {
+        let mut answer = Answer::open(self.address, method, path, body);
+        let text = answer.rest();
+        (answer.status, serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error} in {text:?}")))
+    }
+
+    /// The events of a streamed answer, without the `[DONE]` that must end it.
+    pub fn stream(&self, path: &str, body: &Value) -> Vec<Value> {
+        let mut answer = Answer::open(self.address, "POST", path, body.to_string().as_bytes());
+        assert_eq!(answer.status, 200);
+        assert!(answer.headers.contains("content-type: text/event-stream"), "{}", answer.headers);
+        events(&answer.rest())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(end) = self.end.take() {
+            let _ = end.send(());
+        }
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap().unwrap();
+        }
+    }
+}
+
+/// Reads server-sent events.
+pub fn events(text: &str) -> Vec<Value> {
+    let mut events: Vec<&str> =
+        text.split_terminator("\n\n").map(|event| event.strip_prefix("data: ").unwrap()).collect();
+    assert_eq!(events.pop(), Some("[DONE]"));
+    events.into_iter().map(|event| serde_json::from_str(event).unwrap()).collect()
+}
+
+/// A response whose body is still to be read.
+pub struct Answer {
+    pub status: u16,
+    pub headers: String,
+    reader: BufReader<TcpStream>,
+}
+
+impl Answer {
+    pub fn open(address: SocketAddr, method: &str, path: &str, body: &[u8]) -> Self {
+        let mut stream = TcpStream::connect(address).unwrap();
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\ncontent-type: application/json\r\n\
+             content-length: {}\r\n\r\n",
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        // The server may refuse a long body before it has read all of it.
+        let _ = stream.write_all(body);
+        let mut reader = BufReader::new(stream);
+        let mut headers = String::new();
+        while !headers.ends_with("\r\n\r\n") {
+            assert_ne!(reader.read_line(&mut headers).unwrap(), 0, "the server hung up after {headers:?}");
+        }
+        let status = headers.split(' ').nth(1).unwrap().parse().unwrap();
+        Self { status, headers: headers.to_lowercase(), reader }
+    }
+
+    /// The next piece of a body that is sent in pieces; empty at the end.
+    pub fn piece(&mut self) -> String {
+        let mut size = String::new();
+        if self.reader.read_line(&mut size).unwrap() == 0 {
+            return String::new();
+        }
+        let size = usize::from_str_radix(size.trim(), 16).unwrap();
+        let mut piece = vec![0; size + 2];
+        self.reader.read_exact(&mut piece).unwrap();
+        piece.truncate(size);
+        String::from_utf8(piece).unwrap()
+    }
+
+    /// The whole rest of the body.
+    pub fn rest(&mut self) -> String {
+        let mut text = String::new();
+        if self.headers.contains("transfer-encoding: chunked") {
+            loop {
+                let piece = self.piece();
+                if piece.is_empty() {
+                    return text;
+                }
+                text += &piece;
+            }
+        }
+        self.reader.read_to_string(&mut text).unwrap();
+        text
+    }
+}
