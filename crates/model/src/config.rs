@@ -112,13 +112,6 @@ impl Config {
         crate::Layout::new(self).len()
     }
 
-    /// Parameters that take part in a matrix product for each token: all but the input embedding
-    /// table; a tied table is counted, since the output projection uses it.
-    pub fn matmul_parameter_count(&self) -> usize {
-        let embedding = self.vocab_size * self.hidden_size;
-        self.parameter_count() - if self.tie_embeddings { 0 } else { embedding }
-    }
-
     /// Reads `config.json` of a model folder.
     ///
     /// # Errors

@@ -102,6 +102,12 @@ impl Layout {
         self.len
     }
 
+    /// Parameters that take part in a matrix product for each token: all but the input embedding
+    /// table; a tied table is counted, since the output projection uses it.
+    pub fn matmul_parameter_count(&self) -> usize {
+        self.len - if self.lookup().is_some() { 0 } else { self.embedding.len() }
+    }
+
     /// Elements of the gradient buffer: one for each parameter and, with tied embeddings, a second table
     /// apart for the gradient of the embedding rows. It is added to the first by
     /// [`Layout::finish_gradients`] once the whole batch is through, so that each of the two gradients is

@@ -6,7 +6,7 @@
 //! SwiGLU are recomputed in the backward pass, as Korthikanti et al. 2022 ("Reducing Activation
 //! Recomputation in Large Transformer Models", section 5) propose for the cheap operations.
 
-use model::{Config, Layout, Role};
+use model::{Config, Decoder, Layout, Role};
 use std::fmt;
 
 /// Bytes of an f32.
@@ -143,7 +143,7 @@ pub fn serving(config: &Config, shape: &ServingShape) -> Estimate {
             Item { name: "weights", bytes: parameters * F32, formula: "4 · parameters" },
             Item {
                 name: "packed weights",
-                bytes: config.matmul_parameter_count() as u64 * F32,
+                bytes: Layout::new(config).matmul_parameter_count() as u64 * F32,
                 formula: "4 · parameters of matrix products",
             },
             Item {
@@ -173,14 +173,15 @@ pub fn serving(config: &Config, shape: &ServingShape) -> Estimate {
 /// 2022, "PaLM", appendix B, over the causal pairs only). Recomputation is not counted.
 ///
 /// `lengths` are those of the documents in the step.
-pub fn training_flops(config: &Config, lengths: impl IntoIterator<Item = usize>) -> f64 {
+pub fn training_flops(decoder: &Decoder, lengths: impl IntoIterator<Item = usize>) -> f64 {
     let (mut tokens, mut pairs) = (0.0, 0.0);
     for length in lengths {
         tokens += length as f64;
         pairs += length as f64 * (length as f64 + 1.0) / 2.0;
     }
+    let config = decoder.config();
     let attention = 12.0 * (config.layers * config.heads * config.head_dim) as f64;
-    6.0 * config.matmul_parameter_count() as f64 * tokens + attention * pairs
+    6.0 * decoder.layout().matmul_parameter_count() as f64 * tokens + attention * pairs
 }
 
 impl Estimate {
@@ -376,7 +377,7 @@ mod tests {
         let matrices = (8192 * 256 + 6 * (4 * 256 * 256 + 3 * 256 * 688 + 2 * 256) + 256) as f64;
         let pairs = (3 * 4 / 2 + 2 * 3 / 2) as f64;
         let expected = 6.0 * matrices * 5.0 + 12.0 * 6.0 * 256.0 * pairs;
-        assert_eq!(training_flops(&config, [3, 2]), expected);
+        assert_eq!(training_flops(&Decoder::new(config), [3, 2]), expected);
     }
 
     #[test]

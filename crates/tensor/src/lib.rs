@@ -22,7 +22,7 @@ pub use error::Error;
 pub use exec::Exec;
 pub use isa::{ISA_VARIABLE, Isa};
 pub use kernels::KEY_BLOCK;
-pub use ops::{Heads, Ops, QkNorm, Weight};
+pub use ops::{Body, Heads, Ops, QkNorm, Weight};
 pub use pool::{Disjoint, Pool};
 pub use scratch::{Loan, Scratch};
 pub use simd::AlignedBuffer;

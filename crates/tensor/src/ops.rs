@@ -75,6 +75,9 @@ pub struct QkNorm {
     pub eps: f32,
 }
 
+/// One layer: the machine, the layer's index, (rows, width) → (rows, width).
+pub type Body<'a, O> = &'a dyn Fn(&mut O, usize, <O as Ops>::Act) -> <O as Ops>::Act;
+
 /// What a decoder asks of a machine. Activations are rows (one a token) of f32.
 ///
 /// Which row stands at which position of which document is known to the implementation, not to the model.
@@ -108,12 +111,7 @@ pub trait Ops: Sized {
 
     /// Runs one layer. A recording machine may forget what `body` computed and replay it in its
     /// backward pass.
-    fn segment(
-        &mut self,
-        index: usize,
-        x: Self::Act,
-        body: &dyn Fn(&mut Self, usize, Self::Act) -> Self::Act,
-    ) -> Self::Act {
+    fn segment(&mut self, index: usize, x: Self::Act, body: Body<'_, Self>) -> Self::Act {
         body(self, index, x)
     }
 }

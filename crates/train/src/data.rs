@@ -161,7 +161,10 @@ impl Samples for MemorySamples {
     }
 
     fn read(&self, index: usize, sequence: &mut Sequence) {
-        sequence.clone_from(&self.sequences[index]);
+        let from = &self.sequences[index];
+        sequence.ids.clone_from(&from.ids);
+        sequence.mask.clone_from(&from.mask);
+        sequence.lengths.clone_from(&from.lengths);
     }
 }
 

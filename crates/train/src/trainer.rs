@@ -215,8 +215,8 @@ impl Trainer {
         outcome.forward += forward_done - started;
         outcome.head += head_done - forward_done;
         outcome.backward += head_done.elapsed();
-        outcome.flops +=
-            plan::memory::training_flops(decoder.config(), batch.documents.iter().map(|rows| rows.len()));
+        let lengths = batch.documents.iter().map(|rows| rows.len());
+        outcome.flops += plan::memory::training_flops(decoder, lengths);
     }
 
     /// Log-probabilities of a batch's targets, added to `log_probs`.
