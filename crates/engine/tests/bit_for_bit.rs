@@ -1,6 +1,6 @@
 //! The engine gives the same bits however a prompt is cut into chunks, whatever steps along with it, with any number
 //! of threads and any instruction set, and these bits are the trainer's.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::single_range_in_vec_init)]
 
 use engine::{Chunk, Device, Engine, Isa, LogitRows, Options, Request, Sampling};
 use model::{Config, Family, Parameters, Pass, Rows};
