@@ -137,7 +137,7 @@ fn flags_that_make_no_sense() {
     folder.write_texts();
     for (arguments, part) in [
         (&["speedrun", "texts", "--minutes", "zero"][..], "--minutes"),
-        (&["speedrun", "texts", "--minutes", "-3"], "minutes"),
+        (&["speedrun", "texts", "--minutes=-3"], "minutes"),
         (&["speedrun", "texts", "--threads", "0"], "--threads"),
         (&["speedrun", "texts", "--isa", "mmx"], "mmx"),
         (&["serve"], "MODEL"),
