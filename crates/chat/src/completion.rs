@@ -1,4 +1,5 @@
-//! Raw text in, raw text out, without a template: what `POST /v1/completions` and base models need. Knows no HTTP.
+//! Raw text in, raw text out, without a template: what `POST /v1/completions` and base models need. Knows no
+//! HTTP.
 
 use std::ops::ControlFlow;
 
@@ -11,7 +12,8 @@ use crate::{AnswerOptions, Delta, FinishReason, Local, OnDelta, Result, TokenTex
 /// What is to be continued.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Prompt {
-    /// Text; what looks like a special token is ordinary text. Empty text stands for the beginning of a document.
+    /// Text; what looks like a special token is ordinary text. Empty text stands for the beginning of a
+    /// document.
     Text(String),
     /// Ids.
     Ids(Vec<u32>),
@@ -28,7 +30,8 @@ impl Default for Prompt {
 pub struct CompletionRequest {
     /// What is to be continued.
     pub prompt: Prompt,
-    /// Whether the prompt itself is to stand before its continuation, with its log-probabilities where asked for.
+    /// Whether the prompt itself is to stand before its continuation, with its log-probabilities where asked
+    /// for.
     pub echo: bool,
     /// How to continue.
     pub options: AnswerOptions,
@@ -48,7 +51,8 @@ pub struct CompletionReply {
 }
 
 impl Local {
-    /// Continues a prompt. Pieces go to `on_delta` as in [`crate::ChatModel::reply`], the echoed prompt first.
+    /// Continues a prompt. Pieces go to `on_delta` as in [`crate::ChatModel::reply`], the echoed prompt
+    /// first.
     ///
     /// # Errors
     /// Where prompt and answer exceed the context, an id is unknown, or a value is outside its range.

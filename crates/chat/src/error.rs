@@ -10,8 +10,9 @@ pub type Result<T> = std::result::Result<T, Error>;
 pub enum Error {
     /// The prompt, or the prompt and the answer asked for, exceed the context.
     #[error(
-        "this model's context is {context_tokens} tokens, but {requested} were requested ({prompt_tokens} in the \
-         prompt, {answer_tokens} for the answer); shorten the prompt or ask for a shorter answer",
+        "this model's context is {context_tokens} tokens, but {requested} were requested \
+         ({prompt_tokens} in the prompt, {answer_tokens} for the answer); \
+         shorten the prompt or ask for a shorter answer",
         requested = prompt_tokens + answer_tokens
     )]
     ContextLength {

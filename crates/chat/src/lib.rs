@@ -1,7 +1,7 @@
 //! Messages in, messages out: [`ChatModel`], and [`Local`], which answers with a model of this machine.
 //!
-//! This is the one place where stop strings live, and where ids meet text: below it the engine knows ids only, above
-//! it nobody sees an id. It must not know HTTP or wire formats.
+//! This is the one place where stop strings live, and where ids meet text: below it the engine knows ids
+//! only, above it nobody sees an id. It must not know HTTP or wire formats.
 
 mod completion;
 mod error;
@@ -21,12 +21,13 @@ pub use token::{Message, Role};
 
 /// Anything that answers a conversation.
 pub trait ChatModel {
-    /// Continues a conversation with one message of the assistant. Text goes to `on_delta` as soon as it is certain;
-    /// the deltas' texts put together are the reply's. Where `on_delta` breaks, the reply ends there, with
-    /// [`FinishReason::Cancelled`].
+    /// Continues a conversation with one message of the assistant. Text goes to `on_delta` as soon as it is
+    /// certain; the deltas' texts put together are the reply's. Where `on_delta` breaks, the reply ends
+    /// there, with [`FinishReason::Cancelled`].
     ///
     /// # Errors
-    /// A request that this model cannot answer (too long, a value outside its range), or a failure on the way.
+    /// A request that this model cannot answer (too long, a value outside its range), or a failure on the
+    /// way.
     fn reply(&mut self, request: &ChatRequest, on_delta: OnDelta<'_>) -> Result<Reply>;
 
     /// Answers many conversations, in their order; a model that can work on several at once does.
@@ -92,8 +93,8 @@ pub struct TokenText {
     pub text: String,
     /// The token's bytes.
     pub bytes: Vec<u8>,
-    /// Characters (Unicode scalar values) of the whole text that were certain before this token; where the token before
-    /// it broke off within a character, the U+FFFD that stands for it comes after this offset.
+    /// Characters (Unicode scalar values) of the whole text that were certain before this token; where the
+    /// token before it broke off within a character, the U+FFFD that stands for it comes after this offset.
     pub text_offset: usize,
     /// ln p(token | everything before it); `None` for the first token of all.
     pub logprob: Option<f32>,

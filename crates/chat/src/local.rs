@@ -1,5 +1,5 @@
-//! A model of this machine behind [`ChatModel`]: tokenizer, chat template and engine. Knows neither HTTP nor the
-//! terminal.
+//! A model of this machine behind [`ChatModel`]: tokenizer, chat template and engine. Knows neither HTTP nor
+//! the terminal.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -50,12 +50,14 @@ impl Local {
     /// Puts a tokenizer and an engine together.
     ///
     /// # Errors
-    /// [`Error::Conversation`] where the tokenizer has more ids than the model or its chat template does not compile.
+    /// [`Error::Conversation`] where the tokenizer has more ids than the model or its chat template does not
+    /// compile.
     pub fn new(name: String, tokenizer: Tokenizer, engine: Engine) -> Result<Self> {
         let (ids, vocabulary) = (tokenizer.vocab_size(), engine.config().vocab_size);
         if ids > vocabulary {
             return Err(Error::Conversation(format!(
-                "the tokenizer has {ids} ids, but the model's vocabulary only {vocabulary}; they do not belong together"
+                "the tokenizer has {ids} ids, but the model's vocabulary only {vocabulary}; \
+                 they do not belong together"
             )));
         }
         let template = tokenizer.chat_template().map_err(|error| Error::Conversation(error.to_string()))?;
@@ -86,8 +88,8 @@ impl Local {
         &self.stop_ids
     }
 
-    /// Answers many conversations together, as [`ChatModel::reply_many`], and hands each piece out as it is certain:
-    /// the conversation's index and the piece. `Break` ends that answer alone.
+    /// Answers many conversations together, as [`ChatModel::reply_many`], and hands each piece out as it is
+    /// certain: the conversation's index and the piece. `Break` ends that answer alone.
     ///
     /// # Errors
     /// As [`ChatModel::reply`]; all conversations are checked before the first is answered.

@@ -1,4 +1,5 @@
-//! Stop strings: text goes through until one of them begins, and no part of one ever goes out. Knows no tokens.
+//! Stop strings: text goes through until one of them begins, and no part of one ever goes out. Knows no
+//! tokens.
 
 use crate::{Error, Result};
 

@@ -1,5 +1,5 @@
-//! From a stream of ids to a stream of text: whole characters, no stop strings, tokens beside their text. Knows
-//! neither conversations nor how ids are found.
+//! From a stream of ids to a stream of text: whole characters, no stop strings, tokens beside their text.
+//! Knows neither conversations nor how ids are found.
 
 use std::collections::VecDeque;
 

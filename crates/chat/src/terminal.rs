@@ -1,8 +1,8 @@
 //! A conversation in the terminal, or over pipes: one line of input is one message. Knows the model only as a
 //! [`ChatModel`].
 //!
-//! On a terminal, Ctrl-C stops the answer under way and Ctrl-D leaves. The handler of Ctrl-C is this module's own, so
-//! `base::interrupt` must not have been installed, whose second Ctrl-C would end the process.
+//! On a terminal, Ctrl-C stops the answer under way and Ctrl-D leaves. The handler of Ctrl-C is this module's
+//! own, so `base::interrupt` must not have been installed, whose second Ctrl-C would end the process.
 
 use std::io::{BufRead, IsTerminal, Write};
 use std::ops::ControlFlow;
@@ -33,8 +33,9 @@ pub struct TerminalOptions {
     pub answer: AnswerOptions,
 }
 
-/// Talks until the input ends or `/quit`. With a terminal for input there is a prompt with editing and history; without
-/// one only answers are written to standard output, and the first failure ends the conversation.
+/// Talks until the input ends or `/quit`. With a terminal for input there is a prompt with editing and
+/// history; without one only answers are written to standard output, and the first failure ends the
+/// conversation.
 ///
 /// # Errors
 /// Where the terminal cannot be read or written; over pipes also where a message cannot be answered.
@@ -123,7 +124,8 @@ impl Talk<'_> {
         Ok(Flow::Continue(()))
     }
 
-    /// Sends one message and writes the answer as it comes. Where there is no answer, the message is forgotten.
+    /// Sends one message and writes the answer as it comes. Where there is no answer, the message is
+    /// forgotten.
     fn answer(&mut self, text: &str, output: &mut dyn Write) -> Result<()> {
         self.messages.push(Message::new(Role::User, text));
         let answered = self.make_room(output).and_then(|left| self.stream(left, output));
@@ -159,7 +161,8 @@ impl Talk<'_> {
         Ok(reply.message)
     }
 
-    /// Drops the oldest turns, and says so, until the conversation leaves room for an answer; returns the tokens left.
+    /// Drops the oldest turns, and says so, until the conversation leaves room for an answer; returns the
+    /// tokens left.
     fn make_room(&mut self, output: &mut dyn Write) -> Result<usize> {
         let context_tokens = self.model.context_tokens();
         let share = context_tokens / ANSWER_SHARE;
@@ -172,8 +175,8 @@ impl Talk<'_> {
                 if dropped > 0 {
                     writeln!(
                         output,
-                        "(the conversation exceeds the context of {context_tokens} tokens; its {dropped} oldest \
-                         messages are forgotten)"
+                        "(the conversation exceeds the context of {context_tokens} tokens; \
+                         its {dropped} oldest messages are forgotten)"
                     )?;
                 }
                 return Ok(left);
@@ -292,7 +295,8 @@ mod tests {
     fn the_oldest_turns_are_forgotten_aloud_when_the_context_is_full() {
         let (result, output, model) = talk(Place::Pipe, "one two\nthree four\nfive six seven\n");
         result.unwrap();
-        // After two turns the conversation has 4 + 3 + … words: the third message leaves under a quarter of twelve.
+        // After two turns the conversation has 4 + 3 + … words: the third message leaves under a quarter of
+        // twelve.
         assert!(
             output.contains(
                 "(the conversation exceeds the context of 12 tokens; its 2 oldest messages are forgotten)"

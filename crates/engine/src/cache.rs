@@ -1,5 +1,5 @@
-//! The memory behind the pages: keys and values of every layer, in the blocks that attention reads. Knows neither
-//! who holds which page nor how ids are found.
+//! The memory behind the pages: keys and values of every layer, in the blocks that attention reads. Knows
+//! neither who holds which page nor how ids are found.
 
 use model::Config;
 use tensor::AlignedBuffer;
@@ -8,8 +8,8 @@ use tensor::{Exec, Heads};
 
 use crate::PagePool;
 
-/// Keys and values of all pages. A page holds all layers, one after another, so that the memory taken follows the
-/// pages that were ever used.
+/// Keys and values of all pages. A page holds all layers, one after another, so that the memory taken follows
+/// the pages that were ever used.
 pub(crate) struct Cache {
     layout: PageLayout,
     /// (pages, layers, [`PageLayout::page_len`]); the system gives memory where it is first written.
@@ -38,8 +38,9 @@ impl Cache {
         self.layout.heads
     }
 
-    /// Writes the keys and values of fused rows `qkv` (rows, (heads + 2·kv_heads)·head_dim) into the pages of their
-    /// sequences, then lets each row attend over its sequence up to itself: `out` (rows, heads·head_dim).
+    /// Writes the keys and values of fused rows `qkv` (rows, (heads + 2·kv_heads)·head_dim) into the pages of
+    /// their sequences, then lets each row attend over its sequence up to itself: `out` (rows,
+    /// heads·head_dim).
     pub fn attend<'a>(
         &'a mut self,
         exec: Exec<'_>,

@@ -1,5 +1,5 @@
-//! The engine: packed weights, the cache, and one ragged forward pass over the rows of many sequences. Knows neither
-//! sampling nor when an answer ends.
+//! The engine: packed weights, the cache, and one ragged forward pass over the rows of many sequences. Knows
+//! neither sampling nor when an answer ends.
 
 use std::path::Path;
 
@@ -16,8 +16,8 @@ use crate::{Chunk, Error, PagePool, Request, Result, Sequence};
 pub struct Options {
     /// Tokens in a page of the cache; a multiple of [`tensor::KEY_BLOCK`].
     pub page_tokens: usize,
-    /// Pages of the cache. `None`: as many as `max_sequences` whole contexts need, but no more than a quarter of the
-    /// memory that is available, and enough for at least one context.
+    /// Pages of the cache. `None`: as many as `max_sequences` whole contexts need, but no more than a quarter
+    /// of the memory that is available, and enough for at least one context.
     pub max_pages: Option<usize>,
     /// Sequences that step together at most.
     pub max_sequences: usize,
@@ -49,8 +49,8 @@ pub struct Engine {
     pool: PagePool,
     rotary: RotaryTable,
     options: Options,
-    /// What the last step left, kept for its room: where each chunk's rows lie, each row's id and position, and the
-    /// logits (rows, vocabulary).
+    /// What the last step left, kept for its room: where each chunk's rows lie, each row's id and position,
+    /// and the logits (rows, vocabulary).
     spans: Vec<Span>,
     ids: Vec<u32>,
     positions: Vec<u32>,
@@ -115,15 +115,17 @@ impl Engine {
         Sequence::new(&self.pool, tokens)
     }
 
-    /// Computes the next `rows` ids of each chunk in one forward pass: writes their keys and values to the cache and
-    /// gives the logits that the chunks ask for. A row's result does not depend on the other rows of the step.
+    /// Computes the next `rows` ids of each chunk in one forward pass: writes their keys and values to the
+    /// cache and gives the logits that the chunks ask for. A row's result does not depend on the other rows
+    /// of the step.
     ///
     /// # Errors
-    /// [`Error::ContextLength`], [`Error::UnknownId`] or [`Error::OutOfPages`]; then no sequence has changed but for
-    /// pages that it took.
+    /// [`Error::ContextLength`], [`Error::UnknownId`] or [`Error::OutOfPages`]; then no sequence has changed
+    /// but for pages that it took.
     ///
     /// # Panics
-    /// Where a chunk asks for more rows than its sequence has pending ids, or its sequence is another engine's.
+    /// Where a chunk asks for more rows than its sequence has pending ids, or its sequence is another
+    /// engine's.
     pub fn step(&mut self, chunks: &mut [Chunk]) -> Result<Logits<'_>> {
         self.prepare(chunks)?;
         let mut forward = Forward {
@@ -196,8 +198,8 @@ impl Engine {
     /// Whether a request can be answered by this model at all.
     ///
     /// # Errors
-    /// An empty prompt, an id outside the vocabulary, more tokens than the context holds, or a sampling value outside
-    /// its range.
+    /// An empty prompt, an id outside the vocabulary, more tokens than the context holds, or a sampling value
+    /// outside its range.
     pub fn check(&self, request: &Request) -> Result<()> {
         request.sampling.check()?;
         let (prompt_tokens, context_tokens) = (request.prompt.len(), self.context_tokens());
@@ -256,7 +258,8 @@ impl<'a> Rows<'a> {
         self.values.chunks_exact(self.width)
     }
 
-    /// Fills `log_probs` with the log-probabilities of one of the rows, (vocabulary): those of training, bit for bit.
+    /// Fills `log_probs` with the log-probabilities of one of the rows, (vocabulary): those of training, bit
+    /// for bit.
     pub fn log_probs(&self, row: &[f32], log_probs: &mut Vec<f32>) {
         log_probs.clear();
         log_probs.extend_from_slice(row);

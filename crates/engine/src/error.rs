@@ -37,8 +37,8 @@ pub enum Error {
     },
     /// Every page of the key/value cache is taken.
     #[error(
-        "the key/value cache is full: {wanted} more pages of {page_tokens} tokens are needed and {free} of {total} \
-         are free; end other sequences or raise the engine's `max_pages`"
+        "the key/value cache is full: {wanted} more pages of {page_tokens} tokens are needed and \
+         {free} of {total} are free; end other sequences or raise the engine's `max_pages`"
     )]
     OutOfPages {
         /// Pages that the step needs.
@@ -62,8 +62,8 @@ pub enum Error {
     },
     /// The model gave a logit that is not a number, or infinity.
     #[error(
-        "the model gave a logit that is not finite after {position} tokens; its weights are damaged or its training \
-         diverged"
+        "the model gave a logit that is not finite after {position} tokens; its weights are damaged \
+         or its training diverged"
     )]
     NotFinite {
         /// Ids in the sequence before the one that was to be predicted.

@@ -1,5 +1,5 @@
-//! The decoder's operations, forward only: packed weights, activations from the device's recycler, attention over
-//! pages. Knows neither the model's structure nor what the rows mean.
+//! The decoder's operations, forward only: packed weights, activations from the device's recycler, attention
+//! over pages. Knows neither the model's structure nor what the rows mean.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -100,8 +100,8 @@ pub(crate) struct Forward<'a> {
 }
 
 impl Forward<'_> {
-    /// Room for activations. The number of rows is rounded up to a power of two, so that steps of many sizes ask the
-    /// recycler for few.
+    /// Room for activations. The number of rows is rounded up to a power of two, so that steps of many sizes
+    /// ask the recycler for few.
     fn room(&self, rows: usize, width: usize) -> Activations {
         Activations { buffer: self.device.empty([rows.next_power_of_two(), width]), rows }
     }

@@ -1,5 +1,5 @@
-//! Answering requests: one as a stream, or many that step together. Knows how answers begin and end, not how a
-//! forward pass is computed.
+//! Answering requests: one as a stream, or many that step together. Knows how answers begin and end, not how
+//! a forward pass is computed.
 
 use std::ops::ControlFlow;
 
@@ -12,15 +12,17 @@ use crate::{
 /// Rows that have logits in one step at most, so that a long prompt's log-probabilities need little memory.
 const LOGIT_ROWS_MAX: usize = 64;
 
-/// Receives the tokens of many requests: the request's index and its next token; `Break` ends that request alone.
+/// Receives the tokens of many requests: the request's index and its next token; `Break` ends that request
+/// alone.
 pub type OnToken<'a> = &'a mut dyn FnMut(usize, &Token) -> ControlFlow<()>;
 
 impl Engine {
-    /// Continues one prompt and hands out each token as it is found. Where `on_token` breaks, the answer ends with
-    /// [`FinishReason::Cancelled`].
+    /// Continues one prompt and hands out each token as it is found. Where `on_token` breaks, the answer ends
+    /// with [`FinishReason::Cancelled`].
     ///
     /// # Errors
-    /// See [`Engine::check`]; also where the cache has too few pages or the model gives a logit that is not finite.
+    /// See [`Engine::check`]; also where the cache has too few pages or the model gives a logit that is not
+    /// finite.
     pub fn generate(
         &mut self,
         request: &Request,
@@ -31,8 +33,8 @@ impl Engine {
         Ok(finishes.pop().expect("one request gives one finish"))
     }
 
-    /// Continues many prompts, as many at a time as the options and the cache allow, and returns their answers in the
-    /// order of the requests. An answer does not depend on its company.
+    /// Continues many prompts, as many at a time as the options and the cache allow, and returns their
+    /// answers in the order of the requests. An answer does not depend on its company.
     ///
     /// # Errors
     /// As [`Engine::generate`]; all requests are checked before the first begins.

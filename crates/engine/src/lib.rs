@@ -1,8 +1,9 @@
-//! Token ids in, token ids out: a paged key/value cache, one ragged forward pass for prefill and decoding, sampling.
+//! Token ids in, token ids out: a paged key/value cache, one ragged forward pass for prefill and decoding,
+//! sampling.
 //!
-//! The engine runs `model::Decoder` through a forward-only implementation of `tensor::Ops`. Every sum keeps the
-//! order that training uses, so the log-probabilities found here equal the trainer's bit for bit on the same `f32`
-//! weights, whether a prompt is computed whole, in chunks, token by token, alone or in company.
+//! The engine runs `model::Decoder` through a forward-only implementation of `tensor::Ops`. Every sum keeps
+//! the order that training uses, so the log-probabilities found here equal the trainer's bit for bit on the
+//! same `f32` weights, whether a prompt is computed whole, in chunks, token by token, alone or in company.
 //!
 //! This crate must not know text, messages, templates or HTTP.
 

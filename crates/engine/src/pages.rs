@@ -1,14 +1,15 @@
-//! Pages of the key/value cache: who holds which, and how many hold it. Knows neither what a page contains nor how
-//! it is read.
+//! Pages of the key/value cache: who holds which, and how many hold it. Knows neither what a page contains
+//! nor how it is read.
 //!
-//! A page covers a fixed number of consecutive tokens of one sequence, in every layer. Pages are counted, so that
-//! sequences with a common beginning can hold the same ones; only a page with one holder may be written.
+//! A page covers a fixed number of consecutive tokens of one sequence, in every layer. Pages are counted, so
+//! that sequences with a common beginning can hold the same ones; only a page with one holder may be written.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::{Error, Result};
 
-/// The pages of one engine: which are free and how often each is held. Cloning gives another handle to the same pool.
+/// The pages of one engine: which are free and how often each is held. Cloning gives another handle to the
+/// same pool.
 #[derive(Clone, Debug)]
 pub struct PagePool {
     shared: Arc<Shared>,
@@ -23,7 +24,8 @@ struct Shared {
 
 #[derive(Debug)]
 struct State {
-    /// Free pages; the last is given out first, so that a page still warm in the processor's cache is used again.
+    /// Free pages; the last is given out first, so that a page still warm in the processor's cache is used
+    /// again.
     free: Vec<u32>,
     /// How many page tables hold each page.
     holders: Vec<u32>,
@@ -53,7 +55,8 @@ impl PagePool {
         self.state().free.len()
     }
 
-    /// A table without pages, with room for the pages of `tokens` tokens, so that growing it does not allocate.
+    /// A table without pages, with room for the pages of `tokens` tokens, so that growing it does not
+    /// allocate.
     pub fn table(&self, tokens: usize) -> PageTable {
         let pages = Vec::with_capacity(tokens.div_ceil(self.page_tokens()));
         PageTable { pool: self.clone(), pages }
@@ -126,8 +129,8 @@ impl PageTable {
         }
     }
 
-    /// A second table that holds the pages filled by the first `tokens` tokens; a page that they fill only in part is
-    /// not shared, since its rest is still to be written.
+    /// A second table that holds the pages filled by the first `tokens` tokens; a page that they fill only in
+    /// part is not shared, since its rest is still to be written.
     pub fn share(&self, tokens: usize) -> PageTable {
         let whole = (tokens / self.pool.page_tokens()).min(self.pages.len());
         let mut pages = Vec::with_capacity(self.pages.capacity());

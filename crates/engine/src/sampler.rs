@@ -1,7 +1,8 @@
 //! Choosing an id from a row of logits. Knows neither the model nor how the logits came about.
 //!
-//! Everything here happens in a fixed order and with our own `exp`, and the random number for the n-th generated id
-//! depends on the seed and n alone. So the same seed gives the same ids on any machine and in any company.
+//! Everything here happens in a fixed order and with our own `exp`, and the random number for the n-th
+//! generated id depends on the seed and n alone. So the same seed gives the same ids on any machine and in
+//! any company.
 
 use std::cmp::Ordering;
 
@@ -12,10 +13,12 @@ use crate::{LogProb, Result, Sampling};
 /// The stream of random numbers that sampling reads, apart from every other use of the same seed.
 const STREAM: u64 = 0x7361_6d70_6c65;
 
-/// Candidates that are put in order first when `top_p` cuts; eight times as many follow as long as they do not suffice.
+/// Candidates that are put in order first when `top_p` cuts; eight times as many follow as long as they do
+/// not suffice.
 const ORDERED_FIRST: usize = 64;
 
-/// Draws ids for one sequence. Holds its own room for candidates, so that drawing does not allocate after the first id.
+/// Draws ids for one sequence. Holds its own room for candidates, so that drawing does not allocate after the
+/// first id.
 #[derive(Clone, Debug)]
 pub struct Sampler {
     sampling: Sampling,
@@ -130,7 +133,8 @@ fn most_probable(logits: &[f32]) -> Option<u32> {
     best
 }
 
-/// The `count` highest of a row of logits or log-probabilities, highest first, the lower id first among equals.
+/// The `count` highest of a row of logits or log-probabilities, highest first, the lower id first among
+/// equals.
 pub(crate) fn highest(values: &[f32], count: usize) -> Vec<LogProb> {
     let higher_first = |a: &LogProb, b: &LogProb| b.logprob.total_cmp(&a.logprob).then(a.id.cmp(&b.id));
     let mut top: Vec<LogProb> = Vec::with_capacity(count + 1);

@@ -49,8 +49,8 @@ impl Sequence {
         self.pages.truncate(tokens);
     }
 
-    /// A second sequence with the same ids. It shares the pages that are full, which no step writes again; the rest of
-    /// its ids is to be computed anew.
+    /// A second sequence with the same ids. It shares the pages that are full, which no step writes again;
+    /// the rest of its ids is to be computed anew.
     pub fn fork(&self) -> Self {
         let pages = self.pages.share(self.computed);
         let computed = self.computed.min(pages.tokens());

@@ -1,5 +1,5 @@
-//! The engine gives the same bits however a prompt is cut into chunks, whatever steps along with it, with any number
-//! of threads and any instruction set, and these bits are the trainer's.
+//! The engine gives the same bits however a prompt is cut into chunks, whatever steps along with it, with any
+//! number of threads and any instruction set, and these bits are the trainer's.
 #![allow(clippy::unwrap_used, clippy::single_range_in_vec_init)]
 
 use engine::{Chunk, Device, Engine, Isa, LogitRows, Options, Request, Sampling};
@@ -44,7 +44,8 @@ fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|value| value.to_bits()).collect()
 }
 
-/// Logits of every row, (rows, vocabulary), with the ids computed in pieces of the given sizes, the last repeated.
+/// Logits of every row, (rows, vocabulary), with the ids computed in pieces of the given sizes, the last
+/// repeated.
 fn logits_in_chunks(engine: &mut Engine, ids: &[u32], sizes: &[usize]) -> Vec<u32> {
     let mut sequence = engine.sequence(ids.len());
     sequence.extend(ids);

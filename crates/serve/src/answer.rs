@@ -1,5 +1,5 @@
-//! From the events of an answer to the bytes of a response: one JSON object, or server-sent events. Knows neither the
-//! queue's order nor routes.
+//! From the events of an answer to the bytes of a response: one JSON object, or server-sent events. Knows
+//! neither the queue's order nor routes.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -64,8 +64,8 @@ pub(crate) async fn whole(shape: Shape, mut events: Events) -> Result<Response, 
     Err(ApiError::closing())
 }
 
-/// Sends the answer piece by piece. It begins with the first event, so that a request which cannot be answered still
-/// gets its status.
+/// Sends the answer piece by piece. It begins with the first event, so that a request which cannot be
+/// answered still gets its status.
 ///
 /// # Errors
 /// The failure that came before any piece.

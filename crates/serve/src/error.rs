@@ -8,7 +8,8 @@ pub type Result<T> = std::result::Result<T, Error>;
 pub enum Error {
     /// The address cannot be listened on.
     #[error(
-        "cannot listen on {host}:{port}: {source}; choose another --port (0 takes a free one) or another --host"
+        "cannot listen on {host}:{port}: {source}; choose another \
+         --port (0 takes a free one) or another --host"
     )]
     Bind {
         /// The host asked for.

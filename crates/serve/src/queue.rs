@@ -1,6 +1,7 @@
 //! The queue before the one thread that owns the model. Knows neither HTTP nor how answers are written down.
 //!
-//! Requests are answered one after another in the order of their coming; the queue's length is the limit of what waits.
+//! Requests are answered one after another in the order of their coming; the queue's length is the limit of
+//! what waits.
 
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -22,7 +23,8 @@ pub(crate) enum Work {
     Completion(Vec<CompletionRequest>),
 }
 
-/// What happens to an answer, in this order: pieces, the end, for each prompt; or a failure, after which nothing comes.
+/// What happens to an answer, in this order: pieces, the end, for each prompt; or a failure, after which
+/// nothing comes.
 #[derive(Debug)]
 pub(crate) enum Event {
     /// A piece of the answer to the prompt at this index.
@@ -70,7 +72,8 @@ impl Worker {
 }
 
 impl Queue {
-    /// Starts the thread that owns `model`. At most `waiting_max` requests wait beside the one that is answered.
+    /// Starts the thread that owns `model`. At most `waiting_max` requests wait beside the one that is
+    /// answered.
     ///
     /// # Errors
     /// Where the system grants no thread.
@@ -106,8 +109,8 @@ fn work(mut model: Local, mut jobs: Receiver<Job>, give_up: &AtomicBool) {
             let _ = events.send(Event::Failed(ApiError::closing()));
             continue;
         }
-        // A sequence that is dropped gives its pages back, and a step clears what the one before left; so after a panic
-        // the model is as good as new.
+        // A sequence that is dropped gives its pages back, and a step clears what the one before left; so
+        // after a panic the model is as good as new.
         let answered = catch_unwind(AssertUnwindSafe(|| answer(&mut model, work, &events, give_up)));
         let failed = match answered {
             Ok(Ok(())) => continue,

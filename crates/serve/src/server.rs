@@ -48,7 +48,8 @@ impl Server {
     /// Takes the port and starts the model's thread.
     ///
     /// # Errors
-    /// [`Error::Bind`] where the port is taken or the host unknown, [`Error::Start`] where the system refuses threads.
+    /// [`Error::Bind`] where the port is taken or the host unknown, [`Error::Start`] where the system refuses
+    /// threads.
     pub fn bind(model: Local, options: &ServeOptions) -> Result<Self> {
         // Reading and writing sockets is little work; the cores belong to the model.
         let runtime =
@@ -82,16 +83,19 @@ impl Server {
         let mebibytes = |bytes: usize| bytes as f64 / f64::from(1 << 20);
         let (weights, cache) = (mebibytes(self.memory.weights_bytes), mebibytes(self.memory.cache_bytes));
         let url = format!("http://{}", self.address);
+        let question = format!(
+            "{{\"model\": \"{model}\", \"messages\": [{{\"role\": \"user\", \"content\": \"Hello!\"}}]}}"
+        );
         format!(
-            "serving {model} at {url}\n  context {context_tokens} tokens; weights {weights:.1} MiB; key/value cache up \
-             to {cache:.1} MiB, taken as it fills\n  try it:\n  curl {url}/v1/chat/completions -H 'Content-Type: \
-             application/json' -d '{{\"model\": \"{model}\", \"messages\": [{{\"role\": \"user\", \"content\": \
-             \"Hello!\"}}]}}'\n  Ctrl-C ends it\n"
+            "serving {model} at {url}\n  context {context_tokens} tokens; weights {weights:.1} MiB; \
+             key/value cache up to {cache:.1} MiB, taken as it fills\n  try it:\n  \
+             curl {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{question}'\n  \
+             Ctrl-C ends it\n"
         )
     }
 
-    /// Answers until `shutdown` is ready. Then no new connection is taken, answers under way have the drain time to
-    /// end, and what is left is cut short.
+    /// Answers until `shutdown` is ready. Then no new connection is taken, answers under way have the drain
+    /// time to end, and what is left is cut short.
     ///
     /// # Errors
     /// [`Error::Serve`] where the listener fails.
@@ -125,8 +129,8 @@ impl Server {
     }
 }
 
-/// Serves until SIGINT or SIGTERM, after saying on standard output where. A second signal does not wait for answers
-/// under way.
+/// Serves until SIGINT or SIGTERM, after saying on standard output where. A second signal does not wait for
+/// answers under way.
 ///
 /// # Errors
 /// As [`Server::bind`] and [`Server::run`].

@@ -167,16 +167,19 @@ fn completions_echo_and_score() {
     assert_eq!(status, 200, "an empty prompt is the beginning of a document");
 }
 
+/// Sends a body that is to be refused: the status, the field and the code that must come back, and words of the message.
+fn check(server: &Running, path: &str, body: &str, (status, param, code): (u16, Value, Value), text: &str) {
+    let (got, answer) = server.call("POST", path, body.as_bytes());
+    let error = &answer["error"];
+    assert_eq!((got, &error["param"], &error["code"]), (status, &param, &code), "{body:.200}: {answer}");
+    assert!(error["message"].as_str().unwrap().contains(text), "{answer}");
+    assert_eq!(error["type"], "invalid_request_error");
+}
+
 #[test]
-fn what_is_wrong_is_named() {
+fn bodies_and_paths_that_are_wrong_are_named() {
     let server = Running::start(256, ServeOptions { body_bytes_max: 20_000, ..ServeOptions::default() });
-    let check = |path: &str, body: &str, (status, param, code): (u16, Value, Value), text: &str| {
-        let (got, answer) = server.call("POST", path, body.as_bytes());
-        let error = &answer["error"];
-        assert_eq!((got, &error["param"], &error["code"]), (status, &param, &code), "{body:.200}: {answer}");
-        assert!(error["message"].as_str().unwrap().contains(text), "{answer}");
-        assert_eq!(error["type"], "invalid_request_error");
-    };
+    let check = |path: &str, body: &str, expected, text: &str| check(&server, path, body, expected, text);
     check(CHAT, "", (400, json!(null), json!(null)), "not valid JSON");
     check(CHAT, "{\"messages\": [", (400, json!(null), json!(null)), "not valid JSON");
     check(CHAT, "[1]", (400, json!(null), json!(null)), "must be a JSON object, not an array");
@@ -185,8 +188,30 @@ fn what_is_wrong_is_named() {
     let long = format!("{{\"user\": \"{}\"}}", "x".repeat(30_000));
     check(CHAT, &long, (413, json!(null), json!("body_too_large")), "20000 bytes");
 
+    let completion = |prompt: Value| json!({"model": "tiny", "prompt": prompt}).to_string();
+    check(COMPLETIONS, &completion(json!([999])), (400, json!("prompt"), json!(null)), "Token id 999");
+    check(COMPLETIONS, &completion(json!([])), (400, json!("prompt"), json!(null)), "0 prompts");
+    check(COMPLETIONS, &completion(json!([-1])), (400, json!("prompt"), json!(null)), "-1 is not a token id");
+    check(
+        COMPLETIONS,
+        &completion(json!("ore ".repeat(900))),
+        (400, json!("prompt"), json!("context_length_exceeded")),
+        "256",
+    );
+    check("/v1/embeddings", "{}", (404, json!(null), json!("unknown_url")), "POST /v1/embeddings");
+    check(
+        "/health",
+        "{}",
+        (405, json!(null), json!("method_not_allowed")),
+        "POST is not possible at /health",
+    );
+}
+
+#[test]
+fn fields_of_a_chat_that_are_wrong_are_named() {
+    let server = server();
     let refuse = |extra: Value, status: u16, param: &str, code: Value, text: &str| {
-        check(CHAT, &question(extra).to_string(), (status, json!(param), code), text);
+        check(&server, CHAT, &question(extra).to_string(), (status, json!(param), code), text);
     };
     refuse(
         json!({"model": "gpt"}),
@@ -231,55 +256,43 @@ fn what_is_wrong_is_named() {
     refuse(json!({"top_p": -0.1}), 400, "top_p", json!("invalid_value"), "-0.1");
     refuse(json!({"max_tokens": 0}), 400, "max_tokens", json!("invalid_value"), "0 is not between 1");
     refuse(json!({"max_tokens": 1.5}), 400, "max_tokens", json!("invalid_type"), "an integer");
-    refuse(json!({"n": 2}), 400, "n", json!("unsupported_parameter"), "'n' is not supported");
-    refuse(json!({"tools": [{}]}), 400, "tools", json!("unsupported_parameter"), "'tools'");
+}
+
+#[test]
+fn what_this_server_does_not_do_is_named() {
+    let server = server();
+    let refuse = |extra: Value, param: &str, code: Value, text: &str| {
+        check(&server, CHAT, &question(extra).to_string(), (400, json!(param), code), text);
+    };
+    refuse(json!({"n": 2}), "n", json!("unsupported_parameter"), "'n' is not supported");
+    refuse(json!({"tools": [{}]}), "tools", json!("unsupported_parameter"), "'tools'");
     refuse(
         json!({"response_format": {"type": "json_object"}}),
-        400,
         "response_format",
         json!("unsupported_parameter"),
         "response_format",
     );
-    refuse(json!({"stop": ["a", "b", "c", "d", "e"]}), 400, "stop", json!(null), "at most 4");
-    refuse(json!({"stop": ""}), 400, "stop", json!(null), "must not be empty");
-    refuse(json!({"stop": [1]}), 400, "stop", json!("invalid_type"), "array of strings");
-    refuse(json!({"top_logprobs": 2}), 400, "top_logprobs", json!(null), "'logprobs' is true");
-    refuse(json!({"logprobs": true, "top_logprobs": 21}), 400, "top_logprobs", json!("invalid_value"), "21");
+    refuse(json!({"stop": ["a", "b", "c", "d", "e"]}), "stop", json!(null), "at most 4");
+    refuse(json!({"stop": ""}), "stop", json!(null), "must not be empty");
+    refuse(json!({"stop": [1]}), "stop", json!("invalid_type"), "array of strings");
+    refuse(json!({"top_logprobs": 2}), "top_logprobs", json!(null), "'logprobs' is true");
+    refuse(json!({"logprobs": true, "top_logprobs": 21}), "top_logprobs", json!("invalid_value"), "21");
     refuse(
         json!({"stream_options": {"include_usage": true}}),
-        400,
         "stream_options",
         json!(null),
         "'stream' is true",
     );
-    refuse(json!({"frobnicate": 1}), 400, "frobnicate", json!("unknown_parameter"), "'frobnicate'");
-    refuse(json!({"seed": 1e30}), 400, "seed", json!("invalid_type"), "integer");
+    refuse(json!({"frobnicate": 1}), "frobnicate", json!("unknown_parameter"), "'frobnicate'");
+    refuse(json!({"seed": 1e30}), "seed", json!("invalid_type"), "integer");
     refuse(
         json!({"max_tokens": 256}),
-        400,
         "messages",
         json!("context_length_exceeded"),
         "context is 256 tokens, but ",
     );
     let long = json!({"messages": [{"role": "user", "content": "ore ".repeat(900)}], "stream": true});
-    refuse(long, 400, "messages", json!("context_length_exceeded"), "for the answer");
-    let completion = |prompt: Value| json!({"model": "tiny", "prompt": prompt}).to_string();
-    check(COMPLETIONS, &completion(json!([999])), (400, json!("prompt"), json!(null)), "Token id 999");
-    check(COMPLETIONS, &completion(json!([])), (400, json!("prompt"), json!(null)), "0 prompts");
-    check(COMPLETIONS, &completion(json!([-1])), (400, json!("prompt"), json!(null)), "-1 is not a token id");
-    check(
-        COMPLETIONS,
-        &completion(json!("ore ".repeat(900))),
-        (400, json!("prompt"), json!("context_length_exceeded")),
-        "256",
-    );
-    check("/v1/embeddings", "{}", (404, json!(null), json!("unknown_url")), "POST /v1/embeddings");
-    check(
-        "/health",
-        "{}",
-        (405, json!(null), json!("method_not_allowed")),
-        "POST is not possible at /health",
-    );
+    refuse(long, "messages", json!("context_length_exceeded"), "for the answer");
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! The wire types: OpenAI's requests read field by field, and its answers written. Knows neither HTTP nor the queue.
+//! The wire types: OpenAI's requests read field by field, and its answers written. Knows neither HTTP nor the
+//! queue.
 
 mod chat;
 mod completion;
