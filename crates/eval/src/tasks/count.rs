@@ -13,7 +13,8 @@ use super::{Draft, Language};
 const KINDS: usize = 3;
 const LENGTH: usize = 6;
 const LETTERS: &str = "abcdefghij";
-const CHINESE: &str = "春夏秋冬山水花鸟风月";
+/// The characters that are counted in Chinese questions.
+pub(super) const CHINESE: &str = "春夏秋冬山水花鸟风月";
 
 pub(super) fn draw(language: Language, draws: &mut Rng) -> Draft {
     let alphabet = match language {

@@ -143,6 +143,23 @@ pub fn score(item: &Item, reply: &str) -> bool {
     last_line(reply) == item.final_answer()
 }
 
+/// An item as a tokenizer's training text: numerals and counted characters each on a line of their own.
+///
+/// Learnt from this, no token spans two numerals, and so a digit of a Chinese numeral is always one token, as a digit
+/// is; the words of the questions merge as in any text.
+#[must_use]
+pub fn tokenizer_text(item: &Item) -> String {
+    let mut text = String::new();
+    for character in format!("{}\n{}", item.question, item.answer).chars() {
+        if numerals::is_numeral(character) || count::CHINESE.contains(character) {
+            text.extend(['\n', character, '\n']);
+        } else {
+            text.push(character);
+        }
+    }
+    text
+}
+
 /// Every character beyond ASCII that items may contain, in code point order.
 ///
 /// A tokenizer's training text should hold each of them apart from the others, so that each becomes one token and

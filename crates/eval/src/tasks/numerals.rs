@@ -35,6 +35,11 @@ pub fn to_chinese(number: u64) -> String {
     text
 }
 
+/// Whether numerals are written with this character, the sign of those below zero included.
+pub(super) fn is_numeral(character: char) -> bool {
+    DIGITS.contains(&character) || "十百千负".contains(character)
+}
+
 #[cfg(test)]
 mod tests {
     use super::to_chinese;

@@ -221,6 +221,22 @@ fn the_characters_cover_every_item() {
 }
 
 #[test]
+fn no_token_of_a_tokenizer_text_spans_two_numerals() {
+    let texts: Vec<String> = (0..2_000).map(|index| tokenizer_text(&train_item(1, index))).collect();
+    let spread = characters().iter().map(|character| format!("{character}\n").repeat(50)).collect::<String>();
+    let documents: Vec<String> = texts.into_iter().chain([spread]).collect();
+    let options = token::TrainOptions { vocab_size: 900, ..token::TrainOptions::default() };
+    let tokenizer = token::Tokenizer::train(&documents, &options, 1).unwrap();
+    for text in ["三十七", "一百二十九", "负八十", "春冬月"] {
+        assert_eq!(tokenizer.encode(text).len(), text.chars().count(), "{text}");
+    }
+    assert!(tokenizer.encode("等于多少").len() < 4, "words of questions merge");
+    let item = train_item(1, 2);
+    let unspread: String = tokenizer_text(&item).replace('\n', "");
+    assert_eq!(unspread, format!("{}{}", item.question, item.answer).replace('\n', ""));
+}
+
+#[test]
 fn a_report_counts_by_family() {
     let mut report = Report::default();
     for (family, correct) in [(Family::Sort, true), (Family::AddDigits, false), (Family::Sort, false)] {
