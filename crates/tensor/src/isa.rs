@@ -159,6 +159,13 @@ mod tests {
     }
 
     #[test]
+    #[cfg(target_arch = "aarch64")]
+    fn aarch64_has_neon() {
+        assert_eq!(Isa::available(), [Isa::Neon, Isa::Portable, Isa::Emulated16]);
+        assert_eq!(Isa::detect(), Isa::Neon);
+    }
+
+    #[test]
     fn unknown_and_missing_names_are_precise() {
         let unknown = Isa::from_name("sse9").unwrap_err().to_string();
         assert!(unknown.contains("sse9") && unknown.contains("portable"), "{unknown}");
