@@ -18,4 +18,4 @@ pub use decoder::Decoder;
 pub use error::Error;
 pub use layout::{Entry, Layout, Role};
 pub use parameters::Parameters;
-pub use pass::{Pass, Rows};
+pub use pass::{Pass, PassTimes, Rows};

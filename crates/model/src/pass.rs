@@ -3,6 +3,7 @@
 //! with the gradients.
 
 use crate::Decoder;
+use std::time::{Duration, Instant};
 use tensor::kernels::RotaryTable;
 use tensor::{Batch, Device, Flat, LogProbs, Tape, TapeMemory, Targets};
 
@@ -12,6 +13,18 @@ pub struct Pass {
     rotary: RotaryTable,
     memory: TapeMemory,
     checkpoints: bool,
+    times: PassTimes,
+}
+
+/// Where the last [`Pass::train`] spent its time.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PassTimes {
+    /// The layers, forward.
+    pub forward: Duration,
+    /// The output projection with the loss, forward and backward.
+    pub head: Duration,
+    /// The layers, backward.
+    pub backward: Duration,
 }
 
 /// Rows of packed documents: what goes in and what should come out.
@@ -29,7 +42,13 @@ impl Pass {
     /// Passes over documents of at most `positions` tokens.
     pub fn new(device: &Device, decoder: &Decoder, positions: usize) -> Pass {
         let rotary = decoder.rotary_table(positions);
-        Pass { device: device.clone(), rotary, memory: TapeMemory::default(), checkpoints: false }
+        Pass {
+            device: device.clone(),
+            rotary,
+            memory: TapeMemory::default(),
+            checkpoints: false,
+            times: PassTimes::default(),
+        }
     }
 
     /// Keeps only each layer's input and computes the layer again in the backward pass.
@@ -38,24 +57,38 @@ impl Pass {
     }
 
     /// The sum of weighted losses of the rows, in nats, and their gradients (times the targets' scale)
-    /// added to `gradients`, which has [`crate::Layout::gradient_len`] elements.
+    /// added to `gradients`, which has [`crate::Layout::gradient_len`] elements; where wanted also the
+    /// log-probability of each row's target.
     pub fn train(
         &mut self,
         decoder: &Decoder,
-        weights: &[f32],
-        gradients: &mut [f32],
+        (weights, gradients): (&[f32], &mut [f32]),
         rows: Rows<'_>,
+        log_probs: LogProbs<'_>,
     ) -> f64 {
+        let started = Instant::now();
         let flat = Flat { weights, gradients, lookup: decoder.layout().lookup() };
         let mut tape = Tape::new(&self.device, flat, rows.batch, &self.rotary, &mut self.memory);
         if self.checkpoints {
             tape = tape.with_checkpoints();
         }
         let hidden = decoder.forward(&mut tape, rows.ids);
-        let loss = tape.cross_entropy(&hidden, decoder.head(), rows.targets, None);
+        let forward_done = Instant::now();
+        let loss = tape.cross_entropy(&hidden, decoder.head(), rows.targets, log_probs);
         drop(hidden);
+        let head_done = Instant::now();
         tape.backward(&|tape, index, x| decoder.layer(tape, index, x));
+        self.times = PassTimes {
+            forward: forward_done - started,
+            head: head_done - forward_done,
+            backward: head_done.elapsed(),
+        };
         loss
+    }
+
+    /// Where the last [`Pass::train`] spent its time.
+    pub fn times(&self) -> PassTimes {
+        self.times
     }
 
     /// The sum of weighted losses of the rows, in nats, and, where wanted, the log-probability of each

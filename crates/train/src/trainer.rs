@@ -6,23 +6,19 @@
 use crate::data::{MicroBatch, Samples, sequence_index};
 use crate::optimiser::{Optimiser, StepScale};
 use crate::{Error, Result, TrainOptions};
-use model::Parameters;
+use model::{Parameters, Pass, Rows};
 use std::time::{Duration, Instant};
-use tensor::kernels::{self, RotaryTable};
-use tensor::{Batch, Device, Flat, Tape, TapeMemory, Targets, Tensor, Weight};
+use tensor::{Batch, Device, Targets, Tensor, kernels};
 
 /// A model in training.
 pub struct Trainer {
     device: Device,
     parameters: Parameters,
-    /// Gradients of all weights; after them those of the embedding rows when the table is also the output
-    /// projection, so that each of the two is one chain of sums.
+    /// As [`model::Layout::gradient_len`] says.
     gradients: Tensor,
-    lookup: Option<Weight>,
     optimiser: Optimiser,
     options: TrainOptions,
-    rotary: RotaryTable,
-    memory: TapeMemory,
+    pass: Pass,
     micro_batches: Vec<MicroBatch>,
     /// Log-probability of each row's target, over the whole batch.
     log_probs: Vec<f32>,
@@ -60,19 +56,17 @@ impl Trainer {
         if options.context > config.max_positions {
             return Err(Error::Context { context: options.context, limit: config.max_positions });
         }
-        let embedding = layout.embedding();
-        let lookup = config.tie_embeddings.then_some(Weight { offset: layout.len(), ..embedding });
-        let gradients = device.zeros(layout.len() + lookup.map_or(0, |weight| weight.len()));
-        let rotary =
-            RotaryTable::new(config.head_dim, config.head_dim, f64::from(config.rope_theta), options.context);
+        let gradients = device.zeros(layout.gradient_len());
+        let mut pass = Pass::new(device, &parameters.decoder, options.context);
+        if options.activation_checkpointing {
+            pass = pass.with_checkpoints();
+        }
         Ok(Trainer {
             device: device.clone(),
             optimiser: Optimiser::new(device, layout, &options.optimiser),
             gradients,
-            lookup,
             options: options.clone(),
-            rotary,
-            memory: TapeMemory::default(),
+            pass,
             micro_batches: Vec::new(),
             log_probs: Vec::new(),
             parameters,
@@ -191,45 +185,26 @@ impl Trainer {
 
     /// Forward and backward through one micro-batch; continues the chains of the gradients.
     fn differentiate(&mut self, index: usize, scale: f32, outcome: &mut StepOutcome) {
-        let started = Instant::now();
         let (decoder, batch) = (&self.parameters.decoder, &self.micro_batches[index]);
-        let flat = Flat {
-            weights: self.parameters.flat.data(),
-            gradients: self.gradients.data_mut(),
-            lookup: self.lookup,
-        };
-        let rows = Batch { positions: &batch.positions, documents: &batch.documents };
-        let mut tape = Tape::new(&self.device, flat, rows, &self.rotary, &mut self.memory);
-        if self.options.activation_checkpointing {
-            tape = tape.with_checkpoints();
-        }
-        let hidden = decoder.forward(&mut tape, &batch.ids); // (rows, hidden)
-        let forward_done = Instant::now();
-        let targets = Targets { ids: &batch.targets, weights: &batch.weights, scale };
         let start = self.log_probs.len();
         self.log_probs.resize(start + batch.ids.len(), 0.0);
-        tape.cross_entropy(&hidden, decoder.head(), targets, Some(&mut self.log_probs[start..]));
-        drop(hidden);
-        let head_done = Instant::now();
-        tape.backward(&|tape, layer, x| decoder.layer(tape, layer, x));
-        outcome.forward += forward_done - started;
-        outcome.head += head_done - forward_done;
-        outcome.backward += head_done.elapsed();
+        let flat = (self.parameters.flat.data(), self.gradients.data_mut());
+        self.pass.train(decoder, flat, rows(batch, scale), Some(&mut self.log_probs[start..]));
+        let times = self.pass.times();
+        outcome.forward += times.forward;
+        outcome.head += times.head;
+        outcome.backward += times.backward;
         let lengths = batch.documents.iter().map(|rows| rows.len());
         outcome.flops += plan::memory::training_flops(decoder, lengths);
     }
 
     /// Log-probabilities of a batch's targets, added to `log_probs`.
     fn forward(&mut self, batch: &MicroBatch) {
-        let decoder = &self.parameters.decoder;
-        let flat = Flat { weights: self.parameters.flat.data(), gradients: &mut [], lookup: None };
-        let rows = Batch { positions: &batch.positions, documents: &batch.documents };
-        let mut tape = Tape::new(&self.device, flat, rows, &self.rotary, &mut self.memory);
-        let hidden = decoder.forward(&mut tape, &batch.ids); // (rows, hidden)
-        let targets = Targets { ids: &batch.targets, weights: &batch.weights, scale: 0.0 };
         let start = self.log_probs.len();
         self.log_probs.resize(start + batch.ids.len(), 0.0);
-        tape.cross_entropy(&hidden, decoder.head(), targets, Some(&mut self.log_probs[start..]));
+        let weights = self.parameters.flat.data();
+        let log_probs = Some(&mut self.log_probs[start..]);
+        self.pass.score(&self.parameters.decoder, weights, rows(batch, 0.0), log_probs);
     }
 
     /// One sum over ascending rows, whatever the micro-batches were.
@@ -242,11 +217,7 @@ impl Trainer {
     fn update(&mut self, step: usize, outcome: &mut StepOutcome) -> Result<()> {
         let exec = self.device.exec();
         let parameters = self.parameters.decoder.layout().len();
-        if self.lookup.is_some() {
-            let head = self.parameters.decoder.head();
-            let (own, lookup) = self.gradients.data_mut().split_at_mut(parameters);
-            kernels::add_into(exec, lookup, head.of_mut(own));
-        }
+        self.parameters.decoder.layout().finish_gradients(&self.device, self.gradients.data_mut());
         let norm = kernels::sum_squares(exec, &self.gradients.data()[..parameters]).sqrt();
         self.check_finite(step, "the gradient norm", norm)?;
         outcome.gradient_norm = norm;
@@ -283,6 +254,15 @@ fn clip_scale(norm: f64, clip: f32) -> f32 {
     match clip > 0.0 {
         true => (f64::from(clip) / (norm + 1e-6)).min(1.0) as f32,
         false => 1.0,
+    }
+}
+
+/// What the decoder is given of a micro-batch.
+fn rows(batch: &MicroBatch, scale: f32) -> Rows<'_> {
+    Rows {
+        ids: &batch.ids,
+        batch: Batch { positions: &batch.positions, documents: &batch.documents },
+        targets: Targets { ids: &batch.targets, weights: &batch.weights, scale },
     }
 }
 

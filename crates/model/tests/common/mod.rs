@@ -59,7 +59,7 @@ pub fn loss_and_gradients(
     let predicted: f32 = batches.iter().map(Packed::predicted).sum();
     let losses = batches
         .iter()
-        .map(|packed| pass.train(decoder, weights, &mut gradients, packed.rows(1.0 / predicted)));
+        .map(|packed| pass.train(decoder, (weights, &mut gradients), packed.rows(1.0 / predicted), None));
     let loss = losses.sum::<f64>() / f64::from(predicted);
     decoder.layout().finish_gradients(device, &mut gradients);
     gradients.truncate(decoder.layout().len());

@@ -61,7 +61,7 @@ impl Run<'_> {
         }
         for index in 0..TASKS_IN_SAMPLE {
             let item = tasks::train_item(self.recipe.seed, index);
-            sample.push(format!("{}\n{}", item.question, item.answer));
+            sample.push(tasks::tokenizer_text(&item));
         }
         for character in tasks::characters() {
             sample.push(format!("{character}\n").repeat(500));
