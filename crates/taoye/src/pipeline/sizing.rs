@@ -27,6 +27,8 @@ const SCORING_SECONDS_MIN: f64 = 12.0;
 const SHARE_OF_PEAK: f64 = 0.6;
 /// Share of the measured speeds that is counted on: a shared machine is not always as quick as when it was measured.
 const SPEED_COUNTED_ON: f64 = 0.85;
+/// Evaluations on held-out text during pretraining, for the curve.
+const EVALUATIONS: usize = 10;
 /// Share of the steps over which the learning rate falls.
 const DECAY_SHARE: f64 = 0.6;
 
@@ -79,6 +81,9 @@ impl Run<'_> {
         sized.finetune_tokens_per_s = self.measure(&config, &recipe.finetune.train)?;
         let left = (left - measuring.elapsed().as_secs_f64()) * SPEED_COUNTED_ON;
         decide_steps(&mut recipe.pretrain, sized.pretrain_tokens_per_s * PRETRAIN_SHARE * left);
+        if recipe.pretrain.eval_every == 0 {
+            recipe.pretrain.eval_every = recipe.pretrain.steps.div_ceil(EVALUATIONS);
+        }
         decide_steps(&mut recipe.finetune.train, sized.finetune_tokens_per_s * (1.0 - PRETRAIN_SHARE) * left);
         let model = &recipe.model;
         self.context.say(&format!(
