@@ -154,7 +154,7 @@ fn no_leftovers(folder: &Path) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
-        assert!(!name.contains(".tmp") && !name.contains(".partial"), "{}", path.display());
+        assert!(!name.ends_with("-tmp") && !name.contains(".partial"), "{}", path.display());
         if path.is_dir() {
             no_leftovers(&path);
         }

@@ -77,7 +77,8 @@ impl RunFolder {
             Err(TryLockError::WouldBlock) => return Err(Error::RunLocked { path: path.to_path_buf() }),
             Err(TryLockError::Error(error)) => return Err(Error::io("lock", &lock_path, error)),
         }
-        for folder in [path.to_path_buf(), path.join("checkpoints"), path.join("model")] {
+        fs::remove_stale_temporaries(path)?;
+        for folder in subfolders(path)? {
             fs::remove_stale_temporaries(&folder)?;
         }
         let manifest = read_manifest(&path.join("manifest.json"))?;
@@ -219,6 +220,14 @@ fn read_manifest(path: &Path) -> Result<Manifest> {
         .map_err(|error| Error::Manifest { path: path.to_path_buf(), reason: error.to_string() })
 }
 
+/// The folders that lie directly in `path`.
+fn subfolders(path: &Path) -> Result<Vec<PathBuf>> {
+    let wrap = |error| Error::io("list", path, error);
+    let entries: std::io::Result<Vec<_>> = std::fs::read_dir(path).map_err(wrap)?.collect();
+    let paths: Vec<PathBuf> = entries.map_err(wrap)?.iter().map(|entry| entry.path()).collect();
+    Ok(paths.into_iter().filter(|path| path.is_dir()).collect())
+}
+
 /// The file itself, or all files below a folder, sorted by name.
 fn list_files(path: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
     let wrap = |error| Error::io("list", path, error);
@@ -272,6 +281,24 @@ mod tests {
         run.forget_stage("corpus").unwrap();
         assert!(run.manifest().stages.is_empty());
         assert!(run.mark_stage("x", &old, &["nothing".into()]).unwrap_err().to_string().contains("nothing"));
+    }
+
+    #[test]
+    fn what_a_kill_left_half_written_is_removed_from_every_folder() {
+        let root = tempfile::tempdir().unwrap();
+        let run = RunFolder::open(root.path()).unwrap();
+        let left =
+            ["manifest.json", "model/config.json", "base-model/config.json", "tokenizer/tokenizer.json"]
+                .map(|name| fs::temporary_path(&run.join(name)));
+        for path in &left {
+            fs::create_folder(path.parent().unwrap()).unwrap();
+            std::fs::write(path, b"half").unwrap();
+        }
+        drop(run);
+        let _run = RunFolder::open(root.path()).unwrap();
+        for path in left {
+            assert!(!path.exists(), "{}", path.display());
+        }
     }
 
     #[test]
