@@ -1,8 +1,8 @@
 //! A conversation in the terminal, or over pipes: one line of input is one message. Knows the model only as a
 //! [`ChatModel`].
 //!
-//! On a terminal, Ctrl-C stops the answer under way and Ctrl-D leaves. The handler of Ctrl-C is this module's
-//! own, so `base::interrupt` must not have been installed, whose second Ctrl-C would end the process.
+//! On a terminal, Ctrl-C stops the answer under way and Ctrl-D leaves; over pipes Ctrl-C ends the program. The
+//! handler of Ctrl-C is this module's own, so `base::interrupt` must not have been installed, whose second Ctrl-C would end the process.
 
 use std::io::{BufRead, IsTerminal, Write};
 use std::ops::ControlFlow;
@@ -41,10 +41,11 @@ pub struct TerminalOptions {
 /// Where the terminal cannot be read or written; over pipes also where a message cannot be answered.
 pub fn run(model: &mut dyn ChatModel, options: TerminalOptions) -> Result<()> {
     let stopped = Arc::new(AtomicBool::new(false));
-    signal_hook::flag::register(signal_hook::consts::SIGINT, Arc::clone(&stopped))?;
     let mut output = std::io::stdout();
     let talk = Talk { model, options, messages: Vec::new(), stopped: &stopped };
     if std::io::stdin().is_terminal() && output.is_terminal() {
+        // Over pipes the signal keeps its meaning: with a handler, waiting for input could not be interrupted.
+        signal_hook::flag::register(signal_hook::consts::SIGINT, Arc::clone(&stopped))?;
         let mut editor = rustyline::DefaultEditor::new().map_err(terminal_error)?;
         writeln!(output, "{}: {HELP}", talk.model.name())?;
         talk.converse(Place::Terminal, &mut || read_edited(&mut editor), &mut output)
