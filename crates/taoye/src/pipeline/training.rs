@@ -35,7 +35,12 @@ impl Run<'_> {
         }
         let open = |shard: &str| PackedShards::open(&[self.folder.join(shard)], options.context, Room::Fill);
         let train = open(TRAIN_SHARD)?;
-        let held_out = open(HELD_OUT_SHARD).ok();
+        let held_out = match open(HELD_OUT_SHARD) {
+            Ok(samples) => Some(samples),
+            // Nothing was held out.
+            Err(train::Error::Data { .. }) => None,
+            Err(damage) => return Err(damage.into()),
+        };
         let evaluation = held_out.as_ref().map(|samples| samples as &dyn Samples);
         let training =
             Training { name: "pretrain", options: &options, train: &train, evaluation, output: BASE_MODEL };
