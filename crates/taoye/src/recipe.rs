@@ -174,6 +174,19 @@ impl Recipe {
         if !(0.0..0.9).contains(&self.corpus.held_out_share) {
             bail!("`corpus.held_out_share` is {}; it must be from 0 up to 0.9", self.corpus.held_out_share);
         }
+        // Here rather than when the stage begins: before fine-tuning lie the hours of pretraining.
+        for (part, options) in [("pretrain", &self.pretrain), ("finetune.train", &self.finetune.train)] {
+            if options.context > self.model.max_positions {
+                bail!(
+                    "`{part}.context` is {}, but `model.max_positions` is {}; make one shorter or the other longer",
+                    options.context,
+                    self.model.max_positions
+                );
+            }
+            if options.steps > 0 {
+                options.check().with_context(|| format!("[{part}]"))?;
+            }
+        }
         if self.tokenizer.vocab_size < 300 {
             bail!("`tokenizer.vocab_size` is {}; at least 300 are needed", self.tokenizer.vocab_size);
         }
