@@ -34,7 +34,8 @@ pub fn run(context: &Context, flags: &BenchTokenizer) -> Result<()> {
     let all = median_seconds(|| drop(tokenizer.encode_batch(&pieces, context.threads)));
     let rate = |seconds: f64| piece_bytes as f64 / seconds / 1e6;
     let json = json!({
-        "cpu": base::machine::cpu_name(), "threads": context.threads, "vocab_size": tokenizer.vocab_size(),
+        "cpu": base::machine::cpu_name(), "isa": context.isa().name(), "threads": context.threads,
+        "peak_rss_bytes": base::machine::peak_rss_bytes(), "vocab_size": tokenizer.vocab_size(),
         "train_bytes": bytes, "train_seconds": train_seconds, "encode_bytes": piece_bytes,
         "bytes_per_token": piece_bytes as f64 / tokens as f64,
         "mb_per_s": rate(one), "mb_per_s_one_thread": rate(one), "mb_per_s_all_threads": rate(all),
