@@ -146,6 +146,16 @@ fn flags_that_make_no_sense() {
     ] {
         refused(&folder, &mut taoye(arguments.iter().copied()), &[part]);
     }
+    // --fresh deletes runs and nothing else.
+    folder.write("mine/notes.txt", "keep");
+    for (runs, name) in [("runs", ".."), ("runs", "../mine"), (".", "mine"), ("runs", "")] {
+        let name = format!("--name={name}");
+        refused(&folder, &mut taoye(["speedrun", "texts", "--fresh", "--runs", runs, &name]), &[]);
+        assert!(
+            folder.join("mine/notes.txt").exists() && folder.join("texts/0.md").exists(),
+            "{runs} {name}"
+        );
+    }
     // The variable counts as the flag does.
     refused(&folder, taoye(["eval", "tasks", "model"]).env("TAOYE_ISA", "mmx"), &["mmx"]);
 }

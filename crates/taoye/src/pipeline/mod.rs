@@ -58,7 +58,15 @@ pub fn run(context: &Context, request: Request) -> Result<Ended> {
     let started = Instant::now();
     let path = request.runs.join(&request.recipe.name);
     if request.fresh && path.exists() {
-        drop(RunFolder::open(&path)?); // refuses a run that another process holds
+        // A folder of another kind, which a name or --runs may point at by mistake, is not ours to delete.
+        if !path.join(".lock").exists() {
+            bail!(
+                "{} is no run's folder, so --fresh does not delete it; choose another --name or --runs",
+                path.display()
+            );
+        }
+        // Refuses a run that another process holds, and a name that leads out of the runs' folder.
+        drop(RunFolder::open_named(&request.runs, &request.recipe.name)?);
         std::fs::remove_dir_all(&path)?;
     }
     let folder = RunFolder::open_named(&request.runs, &request.recipe.name)?;
