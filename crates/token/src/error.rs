@@ -24,7 +24,7 @@ pub enum Error {
     #[error("chat template: {0}")]
     Template(String),
     /// A shard that is damaged, cut off or of another kind.
-    #[error("{path}: {reason}; build the shard again from its documents")]
+    #[error("{path}: {reason}; remove it and run the same command again, which makes it anew")]
     Shard {
         /// The file.
         path: PathBuf,
