@@ -2,7 +2,8 @@
 //! [`ChatModel`].
 //!
 //! On a terminal, Ctrl-C stops the answer under way and Ctrl-D leaves; over pipes Ctrl-C ends the program. The
-//! handler of Ctrl-C is this module's own, so `base::interrupt` must not have been installed, whose second Ctrl-C would end the process.
+//! handler of Ctrl-C is this module's own, so `base::interrupt` must not have been installed, whose second Ctrl-C
+//! would end the process.
 
 use std::io::{BufRead, IsTerminal, Write};
 use std::ops::ControlFlow;
