@@ -148,6 +148,7 @@ fn flags_that_make_no_sense() {
     }
     // --fresh deletes runs and nothing else.
     folder.write("mine/notes.txt", "keep");
+    fs::create_dir_all(folder.join("runs")).unwrap();
     for (runs, name) in [("runs", ".."), ("runs", "../mine"), (".", "mine"), ("runs", "")] {
         let name = format!("--name={name}");
         refused(&folder, &mut taoye(["speedrun", "texts", "--fresh", "--runs", runs, &name]), &[]);
