@@ -187,6 +187,18 @@ impl Config {
                 return Err(format!("`{name}` is {value}; it must be between 1 and 2^28"));
             }
         }
+        if self.max_positions > 1 << 22 {
+            return Err(format!(
+                "`max_position_embeddings` is {}; up to 2^22 is supported",
+                self.max_positions
+            ));
+        }
+        let widths = [self.vocab_size, self.intermediate_size, self.heads.saturating_mul(self.head_dim)];
+        let largest =
+            widths.into_iter().map(|width| width as u128 * self.hidden_size as u128).max().unwrap_or(0);
+        if self.layers > 10_000 || largest * self.layers as u128 > 1 << 41 {
+            return Err("the sizes together describe more than 2^41 parameters; the file is damaged".into());
+        }
         if !self.heads.is_multiple_of(self.kv_heads) {
             return Err(format!(
                 "`num_attention_heads` ({}) is not a multiple of `num_key_value_heads` ({})",

@@ -44,6 +44,7 @@ impl Parameters {
     /// When a file is missing or damaged, or a tensor is missing, unknown or of another shape.
     pub fn load(device: &Device, folder: &Path) -> Result<Parameters, Error> {
         let decoder = Decoder::new(Config::load(folder)?);
+        weights_file::check_size(folder, decoder.layout())?;
         let mut flat = device.empty(decoder.layout().len());
         weights_file::read_folder(folder, decoder.layout(), flat.data_mut())?;
         Ok(Parameters { decoder, flat })

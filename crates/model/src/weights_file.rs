@@ -43,6 +43,24 @@ pub(crate) fn read_folder(folder: &Path, layout: &Layout, flat: &mut [f32]) -> R
     }
 }
 
+/// Refuses a folder whose files are too short for the parameters even at two bytes each, before memory is taken for them.
+pub(crate) fn check_size(folder: &Path, layout: &Layout) -> Result<(), Error> {
+    let paths = files(folder)?;
+    let mut bytes = 0;
+    for path in &paths {
+        bytes += std::fs::metadata(path).map_err(|source| Error::read(path, source))?.len();
+    }
+    let parameters = layout.len() as u64;
+    if bytes / 2 >= parameters {
+        return Ok(());
+    }
+    let reason = format!(
+        "the weights are {bytes} bytes, but config.json implies {parameters} parameters: one of the two files is \
+         damaged or belongs to another model; copy the folder again"
+    );
+    Err(Error::weights(paths.first().map_or(folder, PathBuf::as_path), reason))
+}
+
 /// Writes the parameters as f32 under their names, whole or not at all.
 pub(crate) fn write(path: &Path, layout: &Layout, flat: &[f32]) -> Result<(), Error> {
     let mut header = serde_json::Map::new();

@@ -39,11 +39,13 @@ fn the_seed_decides_the_weights() {
 #[test]
 fn folders_that_do_not_fit_are_refused() {
     type Damage = fn(&Path);
-    let cases: [(&str, Damage, &str); 6] = [
+    let cases: [(&str, Damage, &str); 8] = [
         ("no weights", |f| std::fs::remove_file(f.join("model.safetensors")).unwrap(), "model.safetensors"),
         ("no configuration", |f| std::fs::remove_file(f.join("config.json")).unwrap(), "config.json"),
         ("cut short", |f| cut(f, 100), "not a whole safetensors file"),
         ("cut by a byte", |f| cut(f, 1), "not a whole safetensors file"),
+        ("a giant", |f| replace(f, "\"hidden_size\": 16", "\"hidden_size\": 16000"), "implies"),
+        ("beyond all sizes", |f| replace(f, "\"hidden_size\": 16", "\"hidden_size\": 160000000"), "2^41"),
         ("more layers", |f| replace(f, "\"num_hidden_layers\": 2", "\"num_hidden_layers\": 3"), "missing"),
         ("other width", |f| replace(f, "\"vocab_size\": 50", "\"vocab_size\": 51"), "has shape [50, 16]"),
     ];

@@ -48,7 +48,7 @@ pub struct CorpusPart {
     pub max_megabytes: u64,
     /// Share that is held out for evaluation.
     pub held_out_share: f64,
-    /// Most that one crate (or one top folder) may be of the text.
+    /// Most that one crate may be of the text; folders given by hand are taken as they are.
     pub max_group_share: f64,
 }
 
@@ -171,8 +171,14 @@ impl Recipe {
         if self.minutes.is_some_and(|minutes| !(0.05..=100_000.0).contains(&minutes)) {
             bail!("`minutes` must be between 0.05 and 100000");
         }
-        if !(0.0..0.9).contains(&self.corpus.held_out_share) {
-            bail!("`corpus.held_out_share` is {}; it must be from 0 up to 0.9", self.corpus.held_out_share);
+        if !(0.0..=0.5).contains(&self.corpus.held_out_share) {
+            bail!("`corpus.held_out_share` is {}; it must be from 0 to 0.5", self.corpus.held_out_share);
+        }
+        let sizes = self.model.sizes();
+        if sizes.contains(&0) && sizes.iter().any(|size| *size > 0) {
+            bail!(
+                "[model]: give all of layers, hidden_size, heads, kv_heads and intermediate_size, or 0 for all"
+            );
         }
         // Here rather than when the stage begins: before fine-tuning lie the hours of pretraining.
         for (part, options) in [("pretrain", &self.pretrain), ("finetune.train", &self.finetune.train)] {
@@ -195,13 +201,18 @@ impl Recipe {
 
     /// Whether no size is left open.
     pub fn is_complete(&self) -> bool {
-        let model = &self.model;
-        let sizes = [model.layers, model.hidden_size, model.heads, model.kv_heads, model.intermediate_size];
-        sizes.iter().all(|size| *size > 0) && self.pretrain.steps > 0 && self.finetune.train.steps > 0
+        self.model.sizes().iter().all(|size| *size > 0)
+            && self.pretrain.steps > 0
+            && self.finetune.train.steps > 0
     }
 }
 
 impl ModelPart {
+    /// The sizes that are decided together.
+    fn sizes(&self) -> [usize; 5] {
+        [self.layers, self.hidden_size, self.heads, self.kv_heads, self.intermediate_size]
+    }
+
     /// The decoder's configuration; every size must be decided.
     ///
     /// # Errors

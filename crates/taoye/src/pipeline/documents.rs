@@ -18,6 +18,14 @@ impl Run<'_> {
         if self.is_done("documents", &fingerprint) {
             return Ok(());
         }
+        let before = self.fingerprint_of("documents");
+        if self.recipe.sized.is_some() && !before.is_empty() && before != fingerprint {
+            bail!(
+                "the text in {} has changed since {} was begun; choose another --name, or begin again with --fresh",
+                listing.source,
+                self.folder.path().display()
+            );
+        }
         let report = build(self.context, &listing, &options, self.folder.path())?;
         let report_path = self.folder.join("corpus.json");
         base::fs::write_bytes(&report_path, serde_json::to_string_pretty(&report)?.as_bytes())?;
@@ -30,11 +38,13 @@ impl Run<'_> {
 
 /// What a recipe's corpus part asks for.
 fn input(part: &CorpusPart) -> Result<(Listing, Options)> {
-    let defaults = Options::for_crates();
+    let defaults = match part.inputs.is_empty() {
+        true => Options { max_group_share: part.max_group_share, ..Options::for_crates() },
+        false => Options::default(),
+    };
     let options = Options {
         max_bytes: Some(part.max_megabytes.saturating_mul(1_000_000)),
         held_out_share: part.held_out_share,
-        max_group_share: if part.inputs.is_empty() { part.max_group_share } else { 1.0 },
         ..defaults
     };
     let listing = match part.inputs.as_slice() {

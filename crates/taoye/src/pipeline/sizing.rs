@@ -19,10 +19,10 @@ const LADDER: [(usize, usize); 9] =
 /// for its time, more and it is too small (docs/LOG.md holds the trials).
 const TOKENS_PER_PARAMETER: f64 = 4.0;
 /// Share of the time left that goes to pretraining; the rest is fine-tuning.
-const PRETRAIN_SHARE: f64 = 0.6;
+const PRETRAIN_SHARE: f64 = 0.65;
 /// Share of the minutes that is kept for scoring, and the seconds that it takes at least.
-const SCORING_SHARE: f64 = 0.06;
-const SCORING_SECONDS_MIN: f64 = 12.0;
+const SCORING_SHARE: f64 = 0.04;
+const SCORING_SECONDS_MIN: f64 = 8.0;
 /// Share of the whole-step arithmetic peak that small models reach, for the first guess at a size.
 const SHARE_OF_PEAK: f64 = 0.6;
 /// Share of the measured speeds that is counted on: a shared machine is not always as quick as when it was measured.

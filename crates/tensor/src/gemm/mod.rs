@@ -30,11 +30,9 @@ use tile::{Call, DEPTH_MAX, Kernel, Kernels, kernels};
 /// The most columns of B that are packed at once.
 const COLUMNS_MAX: usize = 512;
 /// Floats of B that are packed at once: what fits a one-mebibyte second-level cache beside the rest.
-const B_LENGTH_MAX: usize = (640 << 10) / size_of::<f32>();
-/// A distance in floats at which lines fall into the same set of a first-level cache (64 sets of 64 bytes).
-const ALIASING_STRIDE: usize = 1024;
-/// Tiles of A that are packed together where its columns are an aliasing stride apart: else a cache line, shared by
-/// tiles, would be gone before the next tile came for its part.
+const B_LENGTH_MAX: usize = (512 << 10) / size_of::<f32>();
+/// Tiles of A that are packed together where A is transposed: neighbouring tiles share cache lines, which would else
+/// be fetched twice.
 const GROUP_MAX: usize = 4;
 /// Floats of scratch for each rectangle in work: a block of B and a tile of A, and more, so that it gets huge pages.
 const SCRATCH_LENGTH: usize = (2 << 20) / size_of::<f32>();
@@ -147,7 +145,7 @@ impl Job<'_> {
         let cuts = Cuts {
             tiles: block.rows.len().div_ceil(self.kernels.rows),
             pieces: block.k.len().div_ceil(DEPTH_MAX),
-            group: if self.a.column_stride.is_multiple_of(ALIASING_STRIDE) { GROUP_MAX } else { 1 },
+            group: if self.a.column_stride == 1 { 1 } else { GROUP_MAX },
         };
         let mut next_b = match self.b {
             Operand::Plain(b) => Prefetch::new(b, block.next_k.clone(), block.columns.clone()),
