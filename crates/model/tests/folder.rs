@@ -45,7 +45,11 @@ fn folders_that_do_not_fit_are_refused() {
         ("cut short", |f| cut(f, 100), "not a whole safetensors file"),
         ("cut by a byte", |f| cut(f, 1), "not a whole safetensors file"),
         ("a giant", |f| replace(f, "\"hidden_size\": 16", "\"hidden_size\": 16000"), "implies"),
-        ("beyond all sizes", |f| replace(f, "\"hidden_size\": 16", "\"hidden_size\": 160000000"), "2^41"),
+        (
+            "too many layers",
+            |f| replace(f, "\"num_hidden_layers\": 2", "\"num_hidden_layers\": 20000"),
+            "2^41",
+        ),
         ("more layers", |f| replace(f, "\"num_hidden_layers\": 2", "\"num_hidden_layers\": 3"), "missing"),
         ("other width", |f| replace(f, "\"vocab_size\": 50", "\"vocab_size\": 51"), "has shape [50, 16]"),
     ];

@@ -26,6 +26,7 @@ impl Run<'_> {
                 self.folder.path().display()
             );
         }
+        self.folder.record_input(&listing.source, &fingerprint)?;
         let report = build(self.context, &listing, &options, self.folder.path())?;
         let report_path = self.folder.join("corpus.json");
         base::fs::write_bytes(&report_path, serde_json::to_string_pretty(&report)?.as_bytes())?;
