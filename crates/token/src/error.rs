@@ -23,6 +23,16 @@ pub enum Error {
     /// A chat template that does not compile, fails on these messages or changes what they say.
     #[error("chat template: {0}")]
     Template(String),
+    /// A line of a file of conversations that cannot be learnt from.
+    #[error("{path}, line {line}: {reason}")]
+    Chat {
+        /// The file.
+        path: PathBuf,
+        /// The line, counted from one.
+        line: u64,
+        /// What is wrong, and what was expected.
+        reason: String,
+    },
     /// A shard that is damaged, cut off or of another kind.
     #[error("{path}: {reason}; remove it and run the same command again, which makes it anew")]
     Shard {

@@ -147,6 +147,7 @@ fn from_json(found: &Value) -> std::result::Result<Tokenizer, String> {
         return Err(unsupported(&format!("added token {bad:?} is shorter than two bytes")));
     }
     let settings = Settings {
+        bos_token: String::new(),
         eos_token: special.first().cloned().unwrap_or_default(),
         pad_token: special.first().cloned().unwrap_or_default(),
         model_max_length: None,
@@ -160,6 +161,7 @@ fn read_settings(tokenizer: &mut Tokenizer, directory: &Path) -> Result<()> {
     if path.exists() {
         let config = read_json(&path)?;
         for (name, target) in [
+            ("bos_token", &mut tokenizer.settings.bos_token),
             ("eos_token", &mut tokenizer.settings.eos_token),
             ("pad_token", &mut tokenizer.settings.pad_token),
             ("chat_template", &mut tokenizer.settings.chat_template),

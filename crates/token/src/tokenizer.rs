@@ -35,7 +35,9 @@ pub struct TrainOptions {
 /// Facts about the model that travel with the tokenizer's files.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
-    /// The special token that ends generation.
+    /// The special token that begins a text; empty if there is none.
+    pub bos_token: String,
+    /// The special token that ends generation; empty if there is none.
     pub eos_token: String,
     /// The special token that fills batches.
     pub pad_token: String,
@@ -56,6 +58,14 @@ pub struct Tokenizer {
     pub settings: Settings,
     pub(crate) fingerprint: OnceLock<String>,
     scratch: Mutex<Vec<Scratch>>,
+}
+
+/// A token found in a text: the bytes that it takes, and its id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Found {
+    pub start: usize,
+    pub end: usize,
+    pub id: u32,
 }
 
 impl Default for TrainOptions {
@@ -109,6 +119,7 @@ impl Tokenizer {
         let settings = Settings {
             pad_token: eos_token.clone(),
             eos_token,
+            bos_token: String::new(),
             model_max_length: None,
             chat_template: crate::chat::CHATML.to_owned(),
         };
@@ -150,10 +161,10 @@ impl Tokenizer {
     pub fn encode_with_special(&self, text: &str) -> Vec<u32> {
         let mut ids = Vec::with_capacity(text.len() / 3 + 1);
         let mut rest = text;
-        while let Some((start, id)) = self.find_special(rest) {
-            self.encode_into(&rest[..start], &mut ids);
-            ids.push(id);
-            rest = &rest[start + self.special_text(id).map_or(0, str::len)..];
+        while let Some(found) = self.find_special(rest) {
+            self.encode_into(&rest[..found.start], &mut ids);
+            ids.push(found.id);
+            rest = &rest[found.end..];
         }
         self.encode_into(rest, &mut ids);
         ids
@@ -242,8 +253,8 @@ impl Tokenizer {
         self.special(&self.settings.eos_token)
     }
 
-    /// The first special token in `text`: its byte offset and id.
-    pub(crate) fn find_special(&self, text: &str) -> Option<(usize, u32)> {
+    /// The first special token in `text`.
+    pub(crate) fn find_special(&self, text: &str) -> Option<Found> {
         let mut first_bytes = [false; 256];
         for special in &self.special {
             first_bytes[usize::from(special.as_bytes()[0])] = true;
@@ -257,8 +268,12 @@ impl Tokenizer {
         };
         let starts = (0..bytes.len()).filter(|&start| first_bytes[usize::from(bytes[start])]);
         starts
-            .filter_map(|start| Some((start, longest_at(start)?.0)))
-            .map(|(start, index)| (start, (self.merges.len() + index) as u32))
+            .filter_map(|start| Some((start, longest_at(start)?)))
+            .map(|(start, (index, text))| Found {
+                start,
+                end: start + text.len(),
+                id: (self.merges.len() + index) as u32,
+            })
             .next()
     }
 
