@@ -56,6 +56,37 @@ pub fn peak_rss_bytes() -> Option<u64> {
     meminfo_bytes(&std::fs::read_to_string("/proc/self/status").ok()?, "VmHWM")
 }
 
+/// Page faults of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct PageFaults {
+    /// Those that needed no reading from a disk, such as the first touch of fresh memory.
+    pub minor: u64,
+    /// Those that did.
+    pub major: u64,
+}
+
+/// Page faults of all threads of this process so far. None where the system does not tell.
+pub fn page_faults() -> Option<PageFaults> {
+    parse_page_faults(&std::fs::read_to_string("/proc/self/stat").ok()?)
+}
+
+impl PageFaults {
+    /// Those since `earlier`.
+    pub fn since(self, earlier: PageFaults) -> PageFaults {
+        PageFaults {
+            minor: self.minor.saturating_sub(earlier.minor),
+            major: self.major.saturating_sub(earlier.major),
+        }
+    }
+}
+
+/// Fields 10 and 12 of proc_pid_stat(5); the second, the program's name in parentheses, may hold anything.
+fn parse_page_faults(stat: &str) -> Option<PageFaults> {
+    let (_, after_name) = stat.rsplit_once(')')?;
+    let number = |field: usize| after_name.split_whitespace().nth(field - 3)?.parse().ok();
+    Some(PageFaults { minor: number(10)?, major: number(12)? })
+}
+
 /// A control group on the way from this process's to the root that limits memory.
 struct ControlGroup {
     limit_bytes: u64,
@@ -162,6 +193,15 @@ mod tests {
             assert_eq!(parse_cpu_name(text).unwrap(), expected);
         }
         assert_eq!(parse_cpu_name(""), None);
+    }
+
+    #[test]
+    fn page_faults_are_read_past_any_name() {
+        let stat = "7 (a) 1 (b) R 2 3 4 0 -1 4194304 102 5 6 7 0 0";
+        assert_eq!(parse_page_faults(stat), Some(PageFaults { minor: 102, major: 6 }));
+        assert_eq!(parse_page_faults("7 (a) R 2"), None);
+        let (less, more) = (PageFaults { minor: 2, major: 0 }, PageFaults { minor: 9, major: 1 });
+        assert_eq!(more.since(less), PageFaults { minor: 7, major: 1 });
     }
 
     #[test]

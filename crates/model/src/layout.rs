@@ -4,7 +4,7 @@
 //! each group is also one [`Weight`]. It must not know what the numbers are.
 
 use crate::Config;
-use tensor::{Device, QkNorm, Weight};
+use tensor::{Device, Operation, Phase, QkNorm, Weight, Work};
 
 /// A named parameter.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -127,6 +127,8 @@ impl Layout {
         let Some(lookup) = self.lookup() else { return };
         let (parameters, rows) = gradients.split_at_mut(self.len);
         let table = self.embedding.of_mut(parameters);
+        let work = || Work::floats(3 * lookup.len());
+        let _timer = device.profile().time(Phase::Update, Operation::Gradients, work);
         tensor::kernels::add_into(device.exec(), &rows[..lookup.len()], table);
     }
 

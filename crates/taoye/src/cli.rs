@@ -232,12 +232,33 @@ pub struct BenchTrain {
     /// S: 6 layers, width 256, vocabulary 8,192, 16 × 256 tokens. M: 12, 768, 32,000, 4 × 512
     #[arg(long, value_enum, default_value = "S")]
     pub shape: BenchShape,
+    /// Width of the model, a multiple of 64 [default: the shape's]
+    #[arg(long, value_name = "N")]
+    pub width: Option<usize>,
+    /// Layers [default: the shape's]
+    #[arg(long, value_name = "N")]
+    pub layers: Option<usize>,
+    /// Entries of the vocabulary [default: the shape's]
+    #[arg(long, value_name = "N")]
+    pub vocab: Option<usize>,
+    /// Sequences in a step [default: the shape's]
+    #[arg(long, value_name = "N")]
+    pub batch: Option<usize>,
+    /// Tokens in a sequence [default: the shape's]
+    #[arg(long, value_name = "N")]
+    pub context: Option<usize>,
     /// Steps to time, after two that are not
     #[arg(long, default_value_t = 8)]
     pub steps: usize,
-    /// Keep only each layer's input and compute the rest again in the backward pass
+    /// Train the matrices inside layers with Muon instead of AdamW
+    #[arg(long)]
+    pub muon: bool,
+    /// Compute a part of each layer again in the backward pass instead of keeping it
     #[arg(long)]
     pub checkpointing: bool,
+    /// Show the mean step by operation: calls, milliseconds, speed, share of what limits it
+    #[arg(long)]
+    pub profile: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]

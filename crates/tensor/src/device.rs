@@ -4,7 +4,7 @@
 //! loop which asks for the same sizes again and again allocates only in its first round.
 
 use crate::tensor::{Shape, Storage, Tensor};
-use crate::{Error, Exec, Isa, Pool};
+use crate::{Error, Exec, Isa, Pool, Profile};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -17,6 +17,7 @@ pub struct Device {
 struct Inner {
     pool: Pool,
     isa: Isa,
+    profile: Profile,
     free: Mutex<Free>,
 }
 
@@ -35,7 +36,9 @@ impl Device {
     pub fn cpu(threads: usize, isa: Isa) -> Result<Device, Error> {
         let isa = isa.require_available()?;
         let pool = Pool::new(threads.max(1));
-        Ok(Device { inner: Arc::new(Inner { pool, isa, free: Mutex::default() }) })
+        Ok(Device {
+            inner: Arc::new(Inner { pool, isa, profile: Profile::default(), free: Mutex::default() }),
+        })
     }
 
     /// The thread pool.
@@ -51,6 +54,11 @@ impl Device {
     /// What kernels take: the pool and the instruction set.
     pub fn exec(&self) -> Exec<'_> {
         Exec { pool: &self.inner.pool, isa: self.inner.isa }
+    }
+
+    /// The timers of the operations that run on this device.
+    pub fn profile(&self) -> &Profile {
+        &self.inner.profile
     }
 
     /// A tensor with arbitrary contents, from the recycler where it has one that fits.

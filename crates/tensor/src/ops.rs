@@ -4,7 +4,7 @@
 //! them forward only, with pages of keys and values. It must not know any model family.
 
 /// A matrix or vector inside a flat parameter buffer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Weight {
     /// Position of the first element in the flat buffer, in elements.
     pub offset: usize,
@@ -56,6 +56,11 @@ impl Heads {
     /// Width of a fused row: `(heads + 2 · kv_heads) · head_dim`.
     pub fn fused_width(&self) -> usize {
         (self.heads + 2 * self.kv_heads) * self.head_dim
+    }
+
+    /// Width of the query and key heads of a fused row, which the rotary embedding turns.
+    pub fn rotated_width(&self) -> usize {
+        (self.heads + self.kv_heads) * self.head_dim
     }
 
     /// Width of the attention's output: `heads · head_dim`.

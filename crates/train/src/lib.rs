@@ -18,7 +18,7 @@ mod run;
 mod schedule;
 mod trainer;
 
-pub use bench::{BenchSettings, BenchShape, StepBench, step_bench};
+pub use bench::{BenchSettings, BenchShape, Limit, ProfileRow, StepBench, step_bench};
 pub use data::{MemorySamples, PackedShards, Samples, Sequence, sequence_index};
 pub use error::{Error, Result};
 pub use event::{Event, Kind, StepMetrics, read_events};

@@ -6,7 +6,7 @@
 use crate::options::MuonScale;
 use tensor::gemm::{Into, MatMut, MatRef, gemm};
 use tensor::kernels::{self, Momentum};
-use tensor::{Device, Tensor};
+use tensor::{Device, Operation, Phase, Tensor, Work};
 
 /// Coefficients of the quintic X ← a·X + (b·A + c·A²)·X with A = X·Xᵀ (Jordan et al. 2024, "Muon").
 const QUINTIC: [f32; 3] = [3.4445, -4.7750, 2.0315];
@@ -42,11 +42,26 @@ pub(crate) fn step(device: &Device, settings: &MuonStep, matrix: Matrix<'_>) {
     let mut update = device.empty([rows, cols]);
     let rule =
         Momentum { beta: settings.momentum as f32, nesterov: true, gradient_scale: settings.gradient_scale };
-    kernels::momentum_step(exec, rule, gradient, momentum, update.data_mut());
-    let update = orthogonalise(device, update, settings.iterations);
+    let profile = device.profile();
+    {
+        let _timer = profile.time(Phase::Update, Operation::Muon, || Work::floats(4 * rows * cols));
+        kernels::momentum_step(exec, rule, gradient, momentum, update.data_mut());
+    }
+    let update = {
+        let work = || newton_schulz_work(rows, cols, settings.iterations);
+        let _timer = profile.time(Phase::Update, Operation::NewtonSchulz, work);
+        orthogonalise(device, update, settings.iterations)
+    };
     let decay = (1.0 - settings.learning_rate * settings.weight_decay) as f32;
     let size = (settings.learning_rate * settings.scale.factor(rows, cols)) as f32;
+    let _timer = profile.time(Phase::Update, Operation::Muon, || Work::floats(3 * rows * cols));
     kernels::decayed_step(exec, decay, size, update.data(), weights);
+}
+
+/// Each iteration's three products: the Gram matrix, its square, and the polynomial times X.
+fn newton_schulz_work(rows: usize, cols: usize, iterations: usize) -> Work {
+    let (short, long) = (rows.min(cols) as f64, rows.max(cols) as f64);
+    Work::Flops(iterations as f64 * 2.0 * short * short * (2.0 * long + short))
 }
 
 /// About U·Vᵀ of the matrix U·S·Vᵀ, (rows, cols).

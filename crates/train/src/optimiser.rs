@@ -7,7 +7,7 @@ use crate::options::{OptimiserKind, OptimiserOptions};
 use model::{Entry, Layout, Role};
 use std::ops::Range;
 use tensor::kernels::{self, AdamW, AdamWState};
-use tensor::{Device, Tensor};
+use tensor::{Device, Operation, Phase, Tensor, Work};
 
 /// An optimiser with its state.
 pub(crate) struct Optimiser {
@@ -87,6 +87,9 @@ impl Optimiser {
                         first_moment: &mut self.first_moment.data_mut()[state.clone()],
                         second_moment: &mut self.second_moment.data_mut()[state],
                     };
+                    // Reads weights, gradient and two moments, writes all but the gradient.
+                    let work = || Work::floats(7 * weights.len());
+                    let _timer = device.profile().time(Phase::Update, Operation::AdamW, work);
                     kernels::adamw_step(device.exec(), settings, weights, gradient, state);
                 }
                 Rule::Muon { rows, cols } => {

@@ -8,7 +8,7 @@ use crate::optimiser::{Optimiser, StepScale};
 use crate::{Error, Result, TrainOptions};
 use model::{Parameters, Pass, Rows};
 use std::time::{Duration, Instant};
-use tensor::{Batch, Device, Targets, Tensor, kernels};
+use tensor::{Batch, Device, Operation, Phase, Targets, Tensor, Work, kernels};
 
 /// A model in training.
 pub struct Trainer {
@@ -80,7 +80,11 @@ impl Trainer {
     /// not a number, in which case the weights are as they were.
     pub fn step(&mut self, samples: &dyn Samples, step: usize) -> Result<StepOutcome> {
         let targets = self.gather(samples, step)?;
-        self.gradients.data_mut().fill(0.0);
+        {
+            let work = || Work::floats(self.gradients.shape().len());
+            let _timer = self.device.profile().time(Phase::Forward, Operation::Gradients, work);
+            kernels::clear(self.device.exec(), self.gradients.data_mut());
+        }
         let mut outcome = StepOutcome {
             loss: 0.0,
             gradient_norm: 0.0,
@@ -218,7 +222,11 @@ impl Trainer {
         let exec = self.device.exec();
         let parameters = self.parameters.decoder.layout().len();
         self.parameters.decoder.layout().finish_gradients(&self.device, self.gradients.data_mut());
-        let norm = kernels::sum_squares(exec, &self.gradients.data()[..parameters]).sqrt();
+        let norm = {
+            let work = || Work::floats(parameters);
+            let _timer = self.device.profile().time(Phase::Update, Operation::GradientNorm, work);
+            kernels::sum_squares(exec, &self.gradients.data()[..parameters]).sqrt()
+        };
         self.check_finite(step, "the gradient norm", norm)?;
         outcome.gradient_norm = norm;
         let scale = StepScale {

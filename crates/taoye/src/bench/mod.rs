@@ -1,6 +1,7 @@
 //! `taoye bench`: this program's speed beside the machine's own limits, measured in the same run.
 
 mod gemm;
+mod profile;
 mod tokenizer;
 mod train;
 

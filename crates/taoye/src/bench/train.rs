@@ -1,11 +1,12 @@
 //! `taoye bench train`: whole training steps on random tokens.
 
-use crate::cli::{BenchShape, BenchTrain};
+use super::profile;
+use crate::cli::{self, BenchTrain};
 use crate::context::Context;
 use anyhow::Result;
 use serde_json::json;
-use tensor::{CountingAllocator, limits};
-use train::{BenchSettings, step_bench};
+use tensor::{CountingAllocator, Device, limits};
+use train::{BenchSettings, BenchShape, OptimiserKind, StepBench, step_bench};
 
 /// Measures and prints.
 ///
@@ -13,52 +14,101 @@ use train::{BenchSettings, step_bench};
 /// As [`step_bench`].
 pub fn run(context: &Context, flags: &BenchTrain) -> Result<()> {
     let device = context.device()?;
-    let before = limits::fma_peak(device.exec());
-    let settings = BenchSettings {
-        shape: match flags.shape {
-            BenchShape::S => train::BenchShape::S,
-            BenchShape::M => train::BenchShape::M,
-        },
-        steps: flags.steps,
-        activation_checkpointing: flags.checkpointing,
-        peak_flops: Some(before * 1e9),
-        allocations: Some(CountingAllocator::count),
-    };
-    let found = step_bench(&device, settings)?;
-    let after = limits::fma_peak(device.exec());
-    let peak = before.max(after);
-    let share = found.gflops / peak;
+    let (found, peak) = measure(&device, settings(flags))?;
     let mut json = serde_json::to_value(&found)?;
-    json["share_of_peak"] = json!(share);
-    json["peak_gflops_before"] = json!(before);
-    json["peak_gflops_after"] = json!(after);
+    json["share_of_peak"] = json!(found.gflops / peak.gflops());
+    json["peak_gflops_before"] = json!(peak.before);
+    json["peak_gflops_after"] = json!(peak.after);
     json["isa"] = json!(context.isa().name());
     json["threads"] = json!(context.threads);
     json["cpu"] = json!(base::machine::cpu_name());
-    let rss = found.peak_rss_bytes.unwrap_or_default() as f64 / f64::from(1 << 30);
-    let text = format!(
-        "{} · {} · {} threads\n\
-         shape {:?}: {:.1} M parameters, {} tokens a step, {} steps measured\n  \
-         {:.0} tokens/s (best {:.0}), {:.0} GFLOP/s, {:.1} % of the peak ({before:.0} before, {after:.0} after)\n  \
-         forward {:.1} ms, head and loss {:.1} ms, backward {:.1} ms, optimiser {:.1} ms\n  \
-         peak memory {rss:.2} GiB, {} allocations in the measured steps",
+    let mut text = format!(
+        "{} · {} · {} threads\n{}",
         base::machine::cpu_name(),
         context.isa(),
         context.threads,
-        found.shape,
+        figures(&found, &peak)
+    );
+    if let Some(rows) = &found.profile {
+        let limits =
+            profile::Limits { gflops: peak.gflops(), gb_per_s: limits::read_bandwidth(device.exec()) };
+        let table = profile::table(rows, found.step_ms, &limits);
+        text.push_str(&format!("\n\n{}", table.text()));
+        json["profile"] = table.json();
+    }
+    context.print(&text, &json);
+    Ok(())
+}
+
+/// The arithmetic peak measured around something, in GFLOP/s.
+pub struct Peak {
+    before: f64,
+    after: f64,
+}
+
+impl Peak {
+    /// The higher one: what the machine can do.
+    pub fn gflops(&self) -> f64 {
+        self.before.max(self.after)
+    }
+}
+
+/// Measures steps, and the peak around them.
+///
+/// # Errors
+/// As [`step_bench`].
+pub fn measure(device: &Device, settings: BenchSettings) -> Result<(StepBench, Peak)> {
+    let before = limits::fma_peak(device.exec());
+    let found = step_bench(device, settings)?;
+    Ok((found, Peak { before, after: limits::fma_peak(device.exec()) }))
+}
+
+fn settings(flags: &BenchTrain) -> BenchSettings {
+    let shape = match flags.shape {
+        cli::BenchShape::S => BenchShape::S,
+        cli::BenchShape::M => BenchShape::M,
+    };
+    BenchSettings {
+        shape: BenchShape {
+            width: flags.width.unwrap_or(shape.width),
+            layers: flags.layers.unwrap_or(shape.layers),
+            vocab: flags.vocab.unwrap_or(shape.vocab),
+            batch: flags.batch.unwrap_or(shape.batch),
+            context: flags.context.unwrap_or(shape.context),
+        },
+        steps: flags.steps,
+        optimiser: if flags.muon { OptimiserKind::Muon } else { OptimiserKind::AdamW },
+        activation_checkpointing: flags.checkpointing,
+        profile: flags.profile,
+        allocations: Some(CountingAllocator::count),
+    }
+}
+
+fn figures(found: &StepBench, peak: &Peak) -> String {
+    let BenchShape { width, layers, vocab, batch, context } = found.shape;
+    let faults = match found.page_faults {
+        Some(faults) => format!("{} minor and {} major page faults", faults.minor, faults.major),
+        None => "page faults unknown".to_owned(),
+    };
+    format!(
+        "{layers} layers of {width}, vocabulary {vocab}, {batch} × {context} tokens a step: {:.1} M parameters, {} \
+         steps measured\n  \
+         {:.0} tokens/s (best {:.0}), {:.0} GFLOP/s, {:.1} % of the peak ({:.0} before, {:.0} after)\n  \
+         forward {:.1} ms, head and loss {:.1} ms, backward {:.1} ms, optimiser {:.1} ms\n  \
+         peak memory {:.2} GiB; in the measured steps {} allocations, {faults}",
         found.parameters as f64 / 1e6,
-        found.tokens,
         found.steps,
         found.tokens_per_s,
         found.tokens_per_s_best,
         found.gflops,
-        100.0 * share,
+        100.0 * found.gflops / peak.gflops(),
+        peak.before,
+        peak.after,
         found.forward_ms,
         found.head_ms,
         found.backward_ms,
         found.optimiser_ms,
+        found.peak_rss_bytes.unwrap_or_default() as f64 / f64::from(1 << 30),
         found.allocations.unwrap_or_default(),
-    );
-    context.print(&text, &json);
-    Ok(())
+    )
 }

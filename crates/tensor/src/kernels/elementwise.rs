@@ -33,6 +33,12 @@ pub fn scaled_add(exec: Exec<'_>, factor: f32, x: &[f32], y: &mut [f32]) {
     });
 }
 
+/// y = 0.
+pub fn clear(exec: Exec<'_>, y: &mut [f32]) {
+    let grain = flat_grain(exec.pool, y.len());
+    exec.pool.run_slices(y, grain, &|_, y, _| y.fill(0.0));
+}
+
 /// y *= factor.
 pub fn scale(exec: Exec<'_>, factor: f32, y: &mut [f32]) {
     let grain = flat_grain(exec.pool, y.len());

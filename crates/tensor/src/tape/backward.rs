@@ -3,7 +3,7 @@
 
 use super::{Attended, Node, Saved, Tape, Var};
 use crate::gemm::{Into, MatMut, MatRef, gemm};
-use crate::{Heads, QkNorm, Tensor, Weight, kernels};
+use crate::{Heads, Operation, Phase, QkNorm, Tensor, Weight, Work, kernels};
 
 impl Tape<'_> {
     /// Runs all recorded operations backward, from the gradients that [`Tape::cross_entropy`] or
@@ -37,7 +37,9 @@ impl Tape<'_> {
         let Some(gradient) = self.take(out) else { return };
         let input = self.var(value);
         self.memory.nodes.push(Node::Link { from: input.id, to: x });
+        self.phase = Phase::Again;
         let output = replay(self, index, input);
+        self.phase = Phase::Forward;
         self.memory.gradients[output.id] = Some(gradient);
     }
 
@@ -69,11 +71,15 @@ impl Tape<'_> {
 
     fn embed_backward(&mut self, table: Weight, ids: std::ops::Range<usize>, dy: &Tensor) {
         let place = self.flat.lookup.unwrap_or(table);
+        let _timer =
+            self.time_in(Phase::WeightGradient, Operation::Embed, || Work::floats(3 * dy.shape().len()));
         let gradient = place.of_mut(self.flat.gradients);
         kernels::embedding_backward(self.device.exec(), &self.memory.ids[ids], dy.data(), gradient);
     }
 
     fn rms_norm_backward(&mut self, x: usize, value: &Tensor, (gain, eps): (Weight, f32), dy: &Tensor) {
+        let _timer =
+            self.time_in(Phase::InputGradient, Operation::Norm, || Work::floats(4 * value.shape().len()));
         let mut dx = self.take_or_zeros(x, value);
         let gradients = kernels::NormGradients { dx: dx.data_mut(), dgain: gain.of_mut(self.flat.gradients) };
         let gain = gain.of(self.flat.weights);
@@ -91,15 +97,22 @@ impl Tape<'_> {
         let a = MatRef::new(dy.data(), rows, w.rows).t(); // (w.rows, rows)
         let b = MatRef::new(value.data(), rows, w.cols);
         let dw = MatMut::new(w.of_mut(self.flat.gradients), w.rows, w.cols);
+        let work = || Work::product(rows, w.cols, w.rows);
+        let timer = self.device.profile().time(Phase::WeightGradient, Operation::Product(w), work);
         gemm(exec, a, b, dw, Into::Accumulate);
-        drop(value);
+        drop((timer, value));
         if let Some(bias) = bias {
+            let _timer = self
+                .device
+                .profile()
+                .time(Phase::WeightGradient, Operation::Bias, || Work::floats(dy.shape().len()));
             kernels::column_sums(exec, dy.data(), bias.of_mut(self.flat.gradients));
         }
         let (mut dx, into) = match self.take_unique(x) {
             Some(dx) => (dx, Into::Accumulate),
             None => (self.device.empty([rows, w.cols]), Into::Overwrite),
         };
+        let _timer = self.time_in(Phase::InputGradient, Operation::Product(w), work);
         let a = MatRef::new(dy.data(), rows, w.rows);
         let b = MatRef::new(self.weight(w), w.rows, w.cols);
         gemm(exec, a, b, MatMut::new(dx.data_mut(), rows, w.cols), into);
@@ -107,6 +120,8 @@ impl Tape<'_> {
     }
 
     fn qk_norm_backward(&mut self, x: usize, value: &Tensor, (norm, heads): (QkNorm, Heads), dy: &Tensor) {
+        let _timer =
+            self.time_in(Phase::InputGradient, Operation::QkNorm, || Work::floats(3 * value.shape().len()));
         let mut dx = self.device.empty([value.rows(), value.width()]);
         let gains = kernels::QkGains {
             query: norm.query.of(self.flat.weights),
@@ -127,12 +142,19 @@ impl Tape<'_> {
     }
 
     fn rotary_backward(&mut self, x: usize, heads: Heads, mut dy: Tensor) {
+        let timer = self.time_in(Phase::InputGradient, Operation::Rotary, || {
+            Work::floats(2 * dy.rows() * heads.rotated_width())
+        });
         kernels::rotary_backward(self.device.exec(), dy.data_mut(), self.batch.positions, self.rotary, heads);
+        drop(timer);
         self.accumulate(x, dy);
     }
 
     fn attend_backward(&mut self, x: usize, kept: Attended, heads: Heads, dy: &Tensor) {
         let mut dqkv = self.device.empty([dy.rows(), heads.fused_width()]);
+        let timer = self.time_in(Phase::InputGradient, Operation::Attention, || {
+            Work::attention(self.batch.documents, heads.out_width(), 5)
+        });
         kernels::attention_backward(
             self.device.exec(),
             kernels::AttentionBatch { qkv: kept.qkv.data(), documents: self.batch.documents, heads },
@@ -140,12 +162,17 @@ impl Tape<'_> {
             dy.data(),
             dqkv.data_mut(),
         );
+        drop(timer);
         self.accumulate(x, dqkv);
     }
 
     fn swiglu_backward(&mut self, x: usize, value: &Tensor, dy: &Tensor) {
         let mut dx = self.device.empty([value.rows(), value.width()]);
+        let timer = self.time_in(Phase::InputGradient, Operation::SwiGlu, || {
+            Work::floats(2 * value.shape().len() + dy.shape().len())
+        });
         kernels::swiglu_backward(self.device.exec(), value.data(), dy.data(), value.rows(), dx.data_mut());
+        drop(timer);
         self.accumulate(x, dx);
     }
 
@@ -155,11 +182,15 @@ impl Tape<'_> {
         match &self.memory.nodes[node] {
             Node::RmsNorm { value, gain, eps, .. } => {
                 let mut out = self.device.empty([value.rows(), value.width()]);
+                let _timer =
+                    self.time_in(Phase::Again, Operation::Norm, || Work::floats(2 * value.shape().len()));
                 kernels::rms_norm(exec, value.data(), self.weight(*gain), *eps, out.data_mut());
                 out
             }
             Node::SwiGlu { value, .. } => {
                 let mut out = self.device.empty([value.rows(), value.width() / 2]);
+                let _timer =
+                    self.time_in(Phase::Again, Operation::SwiGlu, || Work::floats(3 * out.shape().len()));
                 kernels::swiglu(exec, value.data(), value.rows(), out.data_mut());
                 out
             }
@@ -177,6 +208,8 @@ impl Tape<'_> {
         if gradient.is_unique() {
             return Some(gradient);
         }
+        let _timer =
+            self.time_in(Phase::InputGradient, Operation::Add, || Work::floats(2 * gradient.shape().len()));
         let mut copy = self.device.empty(gradient.shape());
         copy.data_mut().copy_from_slice(gradient.data());
         Some(copy)
@@ -190,6 +223,8 @@ impl Tape<'_> {
         let sum = match self.take_unique(var) {
             None => gradient,
             Some(mut sum) => {
+                let _timer = self
+                    .time_in(Phase::InputGradient, Operation::Add, || Work::floats(3 * sum.shape().len()));
                 kernels::add_into(self.device.exec(), gradient.data(), sum.data_mut());
                 sum
             }

@@ -3,7 +3,7 @@
 
 use super::{Mode, Tape, Var};
 use crate::gemm::{Into, MatMut, MatRef, gemm};
-use crate::{Weight, kernels};
+use crate::{Operation, Phase, Weight, Work, kernels};
 
 /// Elements of the logits that are held at once, but never fewer than [`CHUNK_ROWS_MIN`] rows.
 const CHUNK_ELEMENTS: usize = 1 << 22;
@@ -86,16 +86,25 @@ impl Tape<'_> {
         let mut logits = self.device.empty([rows, head.rows]);
         let hidden = MatRef::new(hidden, rows, head.cols);
         let w = MatRef::new(self.weight(head), head.rows, head.cols);
+        let product = || Work::product(rows, head.cols, head.rows);
+        let timer = self.time(Operation::Product(head), product);
         gemm(exec, hidden, w.t(), MatMut::new(logits.data_mut(), rows, head.rows), Into::Overwrite);
+        drop(timer);
         let Some(gradient) = gradient else {
+            let _timer = self.time(Operation::Loss, || Work::floats(logits.shape().len()));
             kernels::cross_entropy(exec, logits.data(), targets.ids, losses);
             return;
         };
         let row_targets =
             kernels::RowTargets { ids: targets.ids, weights: targets.weights, scale: targets.scale };
+        let timer = self.time(Operation::Loss, || Work::floats(2 * rows * head.rows));
         kernels::cross_entropy_backward(exec, logits.data_mut(), row_targets, losses);
+        drop(timer);
         let dlogits = MatRef::new(logits.data(), rows, head.rows);
+        let timer = self.time_in(Phase::InputGradient, Operation::Product(head), product);
         gemm(exec, dlogits, w, MatMut::new(gradient, rows, head.cols), Into::Overwrite);
+        drop(timer);
+        let _timer = self.time_in(Phase::WeightGradient, Operation::Product(head), product);
         let dw = MatMut::new(head.of_mut(self.flat.gradients), head.rows, head.cols);
         gemm(exec, dlogits.t(), hidden, dw, Into::Accumulate);
     }

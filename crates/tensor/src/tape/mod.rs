@@ -13,7 +13,7 @@ mod record;
 pub use loss::{LogProbs, Targets};
 
 use crate::kernels::RotaryTable;
-use crate::{Device, Heads, QkNorm, Tensor, Weight};
+use crate::{Device, Heads, Operation, Phase, QkNorm, Tensor, Timer, Weight, Work};
 use std::ops::Range;
 
 /// An activation on a tape: its value, and where its gradient will be.
@@ -70,6 +70,8 @@ pub struct Tape<'a> {
     memory: &'a mut TapeMemory,
     mode: Mode,
     recording: bool,
+    /// What the operations that run now are counted as.
+    phase: Phase,
 }
 
 /// What a tape keeps.
@@ -96,7 +98,8 @@ impl<'a> Tape<'a> {
         memory.gradients.clear();
         memory.ids.clear();
         let mode = if flat.gradients.is_empty() { Mode::Evaluate } else { Mode::Record };
-        Tape { device, flat, batch, rotary, memory, mode, recording: mode != Mode::Evaluate }
+        let recording = mode != Mode::Evaluate;
+        Tape { device, flat, batch, rotary, memory, mode, recording, phase: Phase::Forward }
     }
 
     /// The same tape that keeps only each layer's input (activation checkpointing).
@@ -110,6 +113,16 @@ impl<'a> Tape<'a> {
     /// The device.
     pub fn device(&self) -> &Device {
         self.device
+    }
+
+    /// Times an operation of the current phase.
+    fn time(&self, operation: Operation, work: impl FnOnce() -> Work) -> Timer<'a> {
+        self.time_in(self.phase, operation, work)
+    }
+
+    /// Times an operation of a phase.
+    fn time_in(&self, phase: Phase, operation: Operation, work: impl FnOnce() -> Work) -> Timer<'a> {
+        self.device.profile().time(phase, operation, work)
     }
 
     fn weight(&self, weight: Weight) -> &'a [f32] {

@@ -2,7 +2,7 @@
 
 use super::{Attended, Mode, Node, Saved, Tape, Var};
 use crate::gemm::{Into, MatMut, MatRef, gemm};
-use crate::{Heads, Ops, QkNorm, Tensor, Weight, kernels};
+use crate::{Heads, Operation, Ops, QkNorm, Tensor, Weight, Work, kernels};
 
 impl Tape<'_> {
     /// An activation that comes from outside, such as an image's embeddings: (rows, width).
@@ -31,8 +31,12 @@ fn linear(tape: &Tape<'_>, x: &Tensor, w: Weight, bias: Option<Weight>) -> Tenso
     let mut out = tape.device.empty([x.rows(), w.rows]);
     let a = MatRef::new(x.data(), x.rows(), w.cols);
     let b = MatRef::new(tape.weight(w), w.rows, w.cols).t();
-    gemm(exec, a, b, MatMut::new(out.data_mut(), x.rows(), w.rows), Into::Overwrite);
+    {
+        let _timer = tape.time(Operation::Product(w), || Work::product(x.rows(), w.cols, w.rows));
+        gemm(exec, a, b, MatMut::new(out.data_mut(), x.rows(), w.rows), Into::Overwrite);
+    }
     if let Some(bias) = bias {
+        let _timer = tape.time(Operation::Bias, || Work::floats(2 * out.shape().len()));
         kernels::add_bias(exec, out.data_mut(), tape.weight(bias));
     }
     out
@@ -43,6 +47,7 @@ impl Ops for Tape<'_> {
 
     fn embed(&mut self, table: Weight, ids: &[u32]) -> Var {
         let mut value = self.device.empty([ids.len(), table.cols]);
+        let _timer = self.time(Operation::Embed, || Work::floats(2 * ids.len() * table.cols));
         kernels::embedding(self.device.exec(), self.weight(table), ids, value.data_mut());
         let out = self.var(value);
         if self.recording {
@@ -56,6 +61,7 @@ impl Ops for Tape<'_> {
 
     fn rms_norm(&mut self, x: &Var, gain: Weight, eps: f32) -> Var {
         let mut value = self.device.empty([x.value.rows(), x.value.width()]);
+        let _timer = self.time(Operation::Norm, || Work::floats(2 * x.value.shape().len()));
         kernels::rms_norm(self.device.exec(), x.value.data(), self.weight(gain), eps, value.data_mut());
         let mut out = self.var(value);
         let id = out.id;
@@ -80,6 +86,7 @@ impl Ops for Tape<'_> {
         let mut value = self.device.empty([qkv.value.rows(), heads.fused_width()]);
         let gains =
             kernels::QkGains { query: self.weight(norm.query), key: self.weight(norm.key), eps: norm.eps };
+        let _timer = self.time(Operation::QkNorm, || Work::floats(2 * qkv.value.shape().len()));
         kernels::qk_norm(self.device.exec(), qkv.value.data(), gains, heads, value.data_mut());
         let out = self.var(value);
         self.push(|| Node::QkNorm { x: qkv.id, out: out.id, value: qkv.value.clone(), norm, heads });
@@ -89,6 +96,7 @@ impl Ops for Tape<'_> {
     fn rotary(&mut self, qkv: Var, heads: Heads) -> Var {
         let x = qkv.id;
         let mut value = qkv.value;
+        let _timer = self.time(Operation::Rotary, || Work::floats(2 * value.rows() * heads.rotated_width()));
         kernels::rotary(self.device.exec(), value.data_mut(), self.batch.positions, self.rotary, heads);
         let out = self.var(value);
         self.push(|| Node::Rotary { x, out: out.id, heads });
@@ -99,6 +107,8 @@ impl Ops for Tape<'_> {
         let rows = qkv.value.rows();
         let mut value = self.device.empty([rows, heads.out_width()]);
         let mut log_sums = self.device.empty([rows, heads.heads]);
+        let _timer =
+            self.time(Operation::Attention, || Work::attention(self.batch.documents, heads.out_width(), 2));
         kernels::attention_forward(
             self.device.exec(),
             kernels::AttentionBatch { qkv: qkv.value.data(), documents: self.batch.documents, heads },
@@ -116,6 +126,7 @@ impl Ops for Tape<'_> {
     fn swiglu(&mut self, gate_up: Var) -> Var {
         let rows = gate_up.value.rows();
         let mut value = self.device.empty([rows, gate_up.value.width() / 2]);
+        let _timer = self.time(Operation::SwiGlu, || Work::floats(3 * value.shape().len()));
         kernels::swiglu(self.device.exec(), gate_up.value.data(), rows, value.data_mut());
         let mut out = self.var(value);
         let id = out.id;
@@ -126,6 +137,7 @@ impl Ops for Tape<'_> {
     fn add(&mut self, x: Var, y: Var) -> Var {
         let (x_id, y_id) = (x.id, y.id);
         let mut value = y.value;
+        let _timer = self.time(Operation::Add, || Work::floats(3 * value.shape().len()));
         kernels::add_into(self.device.exec(), x.value.data(), value.data_mut());
         let out = self.var(value);
         self.push(|| Node::Add { x: x_id, y: y_id, out: out.id });
