@@ -37,6 +37,7 @@ struct Case<'a> {
     folder: &'a Path,
     options: TrainOptions,
     threads: usize,
+    isa: Isa,
     init: fn(&Device) -> Init,
     train: MemorySamples,
 }
@@ -44,11 +45,11 @@ struct Case<'a> {
 impl Case<'_> {
     fn new(folder: &Path) -> Case<'_> {
         let init = |_: &Device| Init::Random(config());
-        Case { folder, options: options(), threads: 2, init, train: samples(1, 9) }
+        Case { folder, options: options(), threads: 2, isa: Isa::detect(), init, train: samples(1, 9) }
     }
 
     fn run(&self, on_event: &mut dyn FnMut(&Event) -> ControlFlow<()>) -> Result<Outcome> {
-        let device = Device::cpu(self.threads, Isa::detect()).unwrap();
+        let device = Device::cpu(self.threads, self.isa).unwrap();
         let evaluation = samples(2, 5);
         let stage = Stage {
             name: "test",
@@ -120,7 +121,12 @@ fn killed_anywhere_and_run_again_it_ends_in_the_same_bytes() {
     assert!(moments > 15, "{moments} moments");
     for moment in 0..moments {
         let folder = root.path().join(format!("killed-{moment}"));
-        let resumed = Case { threads: 1 + moment % 3, ..Case::new(&folder) };
+        // Resumed on another machine, so to speak, and with other memory to spare.
+        let mut resumed = Case::new(&folder);
+        resumed.threads = 1 + moment % 3;
+        resumed.isa = [Isa::detect(), Isa::Emulated16][moment % 2];
+        resumed.options.micro_batch_sequences = [1, 2, 4][moment / 2 % 3];
+        resumed.options.activation_checkpointing = moment % 5 > 2;
         let finished = resumed.finish();
         assert!(weights(&finished) == weights(&expected), "moment {moment} from {:?}", finished.resumed_from);
         assert_eq!(resumed.curve(), whole.curve(), "moment {moment}");

@@ -1,4 +1,5 @@
-//! Steps against PyTorch's fixtures, micro-batches and threads against each other, and numbers gone bad.
+//! Steps against PyTorch's fixtures, and numbers gone bad. That no configuration changes a bit is tested in
+//! `tests/configurations.rs`.
 #![allow(clippy::unwrap_used)]
 
 use super::*;
@@ -219,47 +220,6 @@ fn small_options() -> TrainOptions {
     let mut options = TrainOptions::new(4, 8, 40);
     options.optimiser.learning_rate = 0.01;
     options
-}
-
-/// Weights after a few steps, and the losses and norms on the way, all as bits.
-fn bits(options: &TrainOptions, tied: bool, threads: usize) -> (Vec<u32>, Vec<u64>) {
-    let device = Device::cpu(threads, Isa::detect()).unwrap();
-    let parameters = Parameters::init(&device, small_config(tied), options.seed);
-    let mut trainer = Trainer::new(&device, parameters, options).unwrap();
-    let samples = small_samples(11, options.context);
-    let mut figures = Vec::new();
-    for step in 0..options.steps {
-        let outcome = trainer.step(&samples, step).unwrap();
-        figures.extend([outcome.loss.to_bits(), outcome.gradient_norm.to_bits()]);
-    }
-    let (loss, targets) = trainer.evaluate(&samples, usize::MAX).unwrap();
-    figures.extend([loss.to_bits(), targets]);
-    (trainer.parameters().flat.data().iter().map(|weight| weight.to_bits()).collect(), figures)
-}
-
-#[test]
-fn micro_batches_threads_and_recomputation_change_no_bit() {
-    for (tied, kind) in
-        [(false, OptimiserKind::AdamW), (true, OptimiserKind::AdamW), (true, OptimiserKind::Muon)]
-    {
-        let mut options = small_options();
-        options.optimiser.kind = kind;
-        let expected = bits(&options, tied, 1);
-        let variants: [(&str, usize, usize, bool); 6] = [
-            ("two threads", 0, 2, false),
-            ("three threads", 0, 3, false),
-            ("eight micro-batches", 1, 2, false),
-            ("two micro-batches", 4, 3, false),
-            ("recomputation", 0, 2, true),
-            ("all of it", 2, 3, true),
-        ];
-        for (name, micro_batch_sequences, threads, activation_checkpointing) in variants {
-            let variant = TrainOptions { micro_batch_sequences, activation_checkpointing, ..options.clone() };
-            assert!(bits(&variant, tied, threads) == expected, "{name}, tied {tied}, {kind:?}");
-        }
-        let other = TrainOptions { seed: 1, ..options };
-        assert!(bits(&other, tied, 1) != expected, "another seed, tied {tied}, {kind:?}");
-    }
 }
 
 #[test]
