@@ -25,7 +25,7 @@ use crate::Exec;
 use pack::{Part, Prefetch, SLOT, pack_a, pack_b};
 use split::{Grid, Work, share};
 use std::ops::Range;
-use tile::{Call, DEPTH_MAX, Kernel, Kernels, kernels};
+use tile::{AHEAD_STEPS, Ahead, Call, DEPTH_MAX, Kernel, Kernels, kernels};
 
 /// The most columns of B that are packed at once.
 const COLUMNS_MAX: usize = 512;
@@ -151,7 +151,8 @@ impl Job<'_> {
             Operand::Plain(b) => Prefetch::new(b, block.next_k.clone(), block.columns.clone()),
             Operand::Packed(_) => Prefetch::none(),
         };
-        let b_lines = next_b.total().div_ceil(cuts.tiles * cuts.pieces * panels);
+        // Twice the even share: the calls that ask for A's lines leave B's to the others.
+        let b_lines = (2 * next_b.total()).div_ceil(cuts.tiles * cuts.pieces * panels);
         let steps = cuts.tiles.div_ceil(cuts.group) * cuts.pieces;
         for step in 0..steps {
             let (tiles, k) = block.step(step, &cuts);
@@ -164,21 +165,20 @@ impl Job<'_> {
             } else {
                 Prefetch::none()
             };
-            let a_lines = next_a.total().div_ceil(panels * tiles.len());
             let b = &block.b[(k.start - block.k.start) * width..];
             for (rows, a) in tiles.iter().zip(a_tiles.chunks_exact(SLOT)) {
                 for (panel, first) in block.columns.clone().step_by(width).enumerate() {
-                    next_a.advance(a_lines);
-                    next_b.advance(b_lines);
                     let b = &b[panel * block.panel_stride..][..k.len() * width];
-                    self.tile(&block, (rows.clone(), first), k.clone(), (a, b));
+                    let ahead = next_a.take(k.len() / AHEAD_STEPS).or_else(|| next_b.take(b_lines));
+                    let packed = Packed { a, b, ahead: ahead.unwrap_or(Ahead::nothing(a.as_ptr())) };
+                    self.tile(&block, (rows.clone(), first), k.clone(), packed);
                 }
             }
         }
     }
 
     /// Runs the kernel for one tile: `at` its rows and first column, with A and B packed for `k`.
-    fn tile(&self, block: &Block<'_>, at: (Range<usize>, usize), k: Range<usize>, packed: (&[f32], &[f32])) {
+    fn tile(&self, block: &Block<'_>, at: (Range<usize>, usize), k: Range<usize>, packed: Packed<'_>) {
         let (rows, first) = at;
         let width = self.kernels.columns;
         let (next_row, next_column) = match first + width {
@@ -187,13 +187,14 @@ impl Job<'_> {
         };
         let call = Call {
             depth: k.len(),
-            a: packed.0.as_ptr(),
-            b: packed.1.as_ptr(),
+            a: packed.a.as_ptr(),
+            b: packed.b.as_ptr(),
             c: self.output(rows.start, first),
             c_stride: self.c_stride,
             columns: width.min(block.columns.end - first),
             from_zero: k.start == 0 && self.into == Into::Overwrite,
             next_c: self.output(next_row, next_column),
+            ahead: packed.ahead,
         };
         // SAFETY: the Isa of an Exec is available; the tile and the panel are packed for `k.len()` values, and the outputs
         // lie within this rectangle of C, which nobody else touches.
@@ -210,6 +211,13 @@ impl Job<'_> {
     fn output(&self, row: usize, column: usize) -> *mut f32 {
         self.c.wrapping_add(row * self.c_stride + column)
     }
+}
+
+/// A tile of A and a panel of B for one call, and what to fetch meanwhile.
+struct Packed<'a> {
+    a: &'a [f32],
+    b: &'a [f32],
+    ahead: Ahead,
 }
 
 /// A rectangle of C, a block of k and the one after it, and B packed for the block: panels `panel_stride` floats apart.

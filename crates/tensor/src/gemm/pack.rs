@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use super::matrix::MatRef;
-use super::tile::{DEPTH_MAX, ROW_STRIDE, ROWS_MAX};
+use super::tile::{Ahead, CACHE_LINE, DEPTH_MAX, ROW_STRIDE, ROWS_MAX};
 use crate::simd::Vector;
 use crate::{Isa, dispatch};
 use std::ops::Range;
@@ -211,19 +211,17 @@ unsafe fn transpose_8x8(from: *const f32, from_stride: usize, to: *mut f32, to_s
     }
 }
 
-/// Asks the caches for a part of a matrix, a few lines at a time, while something else is computed.
+/// A part of a matrix that the caches should fetch, a few lines at a time, while something else is computed.
 pub(super) struct Prefetch {
     from: *const f32,
     stride: usize,
-    lines: usize,
-    /// Floats of each line.
-    length: usize,
+    rows: usize,
+    /// Cache lines of each row.
+    row_lines: usize,
+    /// The next line to fetch.
+    row: usize,
     line: usize,
-    position: usize,
 }
-
-/// Floats of a cache line.
-const CACHE_LINE: usize = 16;
 
 impl Prefetch {
     /// The part of `matrix`; nothing is asked for yet.
@@ -242,43 +240,40 @@ impl Prefetch {
         Prefetch {
             from: part.data.as_ptr().wrapping_add(shared),
             stride: part.row_stride,
-            lines: part.rows,
-            length: part.columns - shared,
+            rows: part.rows,
+            row_lines: (part.columns - shared).div_ceil(CACHE_LINE),
+            row: 0,
             line: 0,
-            position: 0,
         }
     }
 
     /// Nothing.
     pub fn none() -> Prefetch {
-        Prefetch { from: std::ptr::null(), stride: 0, lines: 0, length: 0, line: 0, position: 0 }
+        Prefetch { from: std::ptr::null(), stride: 0, rows: 0, row_lines: 0, row: 0, line: 0 }
     }
 
     /// Cache lines in all.
     pub fn total(&self) -> usize {
-        self.lines * self.length.div_ceil(CACHE_LINE)
+        self.rows * self.row_lines
     }
 
-    /// Asks for the next `count` cache lines.
-    #[inline]
-    pub fn advance(&mut self, count: usize) {
-        for _ in 0..count {
-            if self.line >= self.lines {
-                return;
-            }
-            let address = self.from.wrapping_add(self.line * self.stride + self.position);
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: a prefetch is a hint; the processor ignores an address that is not mapped.
-            unsafe {
-                std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(address.cast());
-            }
-            #[cfg(not(target_arch = "x86_64"))]
-            let _ = address;
-            self.position += CACHE_LINE;
-            if self.position >= self.length {
-                self.position = 0;
-                self.line += 1;
-            }
+    /// The next lines, at most `count`; none when all have been taken.
+    pub fn take(&mut self, count: usize) -> Option<Ahead> {
+        if self.row >= self.rows {
+            return None;
         }
+        let ahead = Ahead {
+            at: self.from.wrapping_add(self.row * self.stride + self.line * CACHE_LINE),
+            left: self.row_lines - self.line,
+            row_lines: self.row_lines,
+            skip: self.stride.wrapping_sub((self.row_lines - 1) * CACHE_LINE),
+            count: count.min((self.rows - self.row) * self.row_lines - self.line),
+        };
+        self.line += ahead.count;
+        while self.line >= self.row_lines {
+            self.line -= self.row_lines;
+            self.row += 1;
+        }
+        Some(ahead)
     }
 }

@@ -34,6 +34,46 @@ pub(super) struct Call {
     pub from_zero: bool,
     /// The first output of the tile that comes next, a hint to the caches; any address.
     pub next_c: *const f32,
+    /// What else the caches should fetch meanwhile.
+    pub ahead: Ahead,
+}
+
+/// Cache lines to ask for while a call computes, one every [`AHEAD_STEPS`] values of k: between the multiplications
+/// they cost nothing, while a loop of them would hold up what follows.
+#[derive(Clone, Copy)]
+pub(super) struct Ahead {
+    /// The first line; any address.
+    pub at: *const f32,
+    /// Lines from it to the end of its row.
+    pub left: usize,
+    /// Lines of every further row.
+    pub row_lines: usize,
+    /// Floats from a row's last line to the next row's first.
+    pub skip: usize,
+    /// Lines in all.
+    pub count: usize,
+}
+
+/// Values of k between two lines that are asked for: few enough for all that is needed, many enough not to slow down
+/// processors that issue four instructions a cycle.
+pub(super) const AHEAD_STEPS: usize = 4;
+
+impl Ahead {
+    /// Nothing new: one line at `at`, an address that is mapped, since looking for others takes time.
+    pub fn nothing(at: *const f32) -> Ahead {
+        Ahead { at, left: 0, row_lines: 0, skip: 0, count: 0 }
+    }
+
+    /// Asks for a line and goes on to the next one, but not beyond the last.
+    #[inline(always)]
+    fn step(&mut self) {
+        prefetch_second_level(self.at);
+        let row_ends = self.left == 1;
+        let step = if row_ends { self.skip } else { CACHE_LINE };
+        self.left = if row_ends { self.row_lines } else { self.left.wrapping_sub(1) };
+        self.count = self.count.saturating_sub(1);
+        self.at = self.at.wrapping_add(if self.count == 0 { 0 } else { step });
+    }
 }
 
 /// A kernel for a fixed number of rows.
@@ -74,7 +114,7 @@ pub(super) fn kernels(isa: Isa) -> Kernels {
 /// The body of every instance.
 #[inline(always)]
 unsafe fn tile<V: Vector, const ROWS: usize, const BY_ROW: bool>(call: &Call) {
-    let Call { depth, a, mut b, c, c_stride, columns, from_zero, next_c } = *call;
+    let Call { depth, a, mut b, c, c_stride, columns, from_zero, next_c, mut ahead } = *call;
     let (row_stride, depth_stride) = if BY_ROW { (ROW_STRIDE, 1) } else { (1, ROWS) };
     // Each output's whole chain lives here: two registers a row.
     // SAFETY: the caller is a function with the features.
@@ -107,16 +147,28 @@ unsafe fn tile<V: Vector, const ROWS: usize, const BY_ROW: bool>(call: &Call) {
             });
         }
         let mut a = a;
-        for _ in 0..depth {
-            let b_low = V::load(b);
-            let b_high = V::load(b.add(V::LANES));
-            each_row!(ROW => {
-                let factor = V::splat(*a.add(ROW * row_stride));
-                sums[ROW][0] = factor.fma(b_low, sums[ROW][0]);
-                sums[ROW][1] = factor.fma(b_high, sums[ROW][1]);
-            });
-            a = a.add(depth_stride);
-            b = b.add(2 * V::LANES);
+        macro_rules! one_k {
+            () => {
+                let b_low = V::load(b);
+                let b_high = V::load(b.add(V::LANES));
+                each_row!(ROW => {
+                    let factor = V::splat(*a.add(ROW * row_stride));
+                    sums[ROW][0] = factor.fma(b_low, sums[ROW][0]);
+                    sums[ROW][1] = factor.fma(b_high, sums[ROW][1]);
+                });
+                a = a.add(depth_stride);
+                b = b.add(2 * V::LANES);
+            };
+        }
+        for _ in 0..depth / AHEAD_STEPS {
+            ahead.step();
+            one_k!();
+            one_k!();
+            one_k!();
+            one_k!();
+        }
+        for _ in 0..depth % AHEAD_STEPS {
+            one_k!();
         }
         if whole {
             each_row!(ROW => {
@@ -138,7 +190,20 @@ unsafe fn tile<V: Vector, const ROWS: usize, const BY_ROW: bool>(call: &Call) {
 }
 
 /// Floats of a cache line.
-const CACHE_LINE: usize = 16;
+pub(super) const CACHE_LINE: usize = 16;
+const _: () = assert!(AHEAD_STEPS == 4, "the kernel's loop is written out");
+
+/// Asks the second-level cache for what is at `address`, which need not be mapped.
+#[inline(always)]
+fn prefetch_second_level(address: *const f32) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch is a hint; the processor ignores an address that is not mapped.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(address.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
 
 /// Asks the caches for what is at `address`, which need not be mapped.
 #[inline(always)]
