@@ -33,6 +33,23 @@ pub enum Error {
         /// What is wrong, by tensor.
         reason: String,
     },
+    /// An adapter's file could not be read.
+    #[error(
+        "cannot read {}: {source}; is this a PEFT folder (adapter_config.json, adapter_model.safetensors)?",
+        path.display()
+    )]
+    ReadAdapter {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// Adapters that cannot be had.
+    #[error("adapter: {reason}")]
+    Adapter {
+        /// What is wrong, by option.
+        reason: String,
+    },
 }
 
 impl Error {

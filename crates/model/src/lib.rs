@@ -5,6 +5,8 @@
 //! engine on a forward-only machine over pages of keys and values. This crate must not know how
 //! weights are trained or tokens are sampled.
 
+mod adapter_file;
+mod adapters;
 mod config;
 mod decoder;
 mod error;
@@ -13,6 +15,7 @@ mod parameters;
 mod pass;
 mod weights_file;
 
+pub use adapters::{AdapterOptions, Adapters, Module, Weights};
 pub use config::{Config, Family};
 pub use decoder::Decoder;
 pub use error::Error;

@@ -44,7 +44,7 @@ impl Parameters {
     /// When a file is missing or damaged, or a tensor is missing, unknown or of another shape.
     pub fn load(device: &Device, folder: &Path) -> Result<Parameters, Error> {
         let decoder = Decoder::new(Config::load(folder)?);
-        weights_file::check_size(folder, decoder.layout())?;
+        weights_file::check_size(&weights_file::files(folder)?, decoder.layout().len(), "config.json")?;
         let mut flat = device.empty(decoder.layout().len());
         weights_file::read_folder(folder, decoder.layout(), flat.data_mut())?;
         Ok(Parameters { decoder, flat })
@@ -55,7 +55,11 @@ impl Parameters {
     /// # Errors
     /// When a file cannot be written.
     pub fn save(&self, folder: &Path) -> Result<(), Error> {
-        weights_file::write(&folder.join("model.safetensors"), self.decoder.layout(), self.flat.data())?;
+        weights_file::write(
+            &folder.join("model.safetensors"),
+            self.decoder.layout().entries(),
+            self.flat.data(),
+        )?;
         let mut text = format!("{:#}", self.decoder.config().to_json());
         text.push('\n');
         base::fs::write_atomic(&folder.join("config.json"), |file| {

@@ -2,10 +2,10 @@
 //! gradients are wanted, backward. It must not know where the documents come from nor what is done
 //! with the gradients.
 
-use crate::Decoder;
+use crate::{Decoder, Weights};
 use std::time::{Duration, Instant};
 use tensor::kernels::RotaryTable;
-use tensor::{Batch, Device, Flat, LogProbs, Tape, TapeMemory, Targets};
+use tensor::{Batch, Device, Flat, LogProbs, LowRankFlat, Tape, TapeMemory, Targets};
 
 /// What a pass reuses, so that only the first one of a size allocates.
 pub struct Pass {
@@ -57,17 +57,19 @@ impl Pass {
     }
 
     /// The sum of weighted losses of the rows, in nats, and their gradients (times the targets' scale)
-    /// added to `gradients`, which has [`crate::Layout::gradient_len`] elements; where wanted also the
-    /// log-probability of each row's target.
-    pub fn train(
+    /// added to `gradients`; where wanted also the log-probability of each row's target.
+    ///
+    /// `gradients` are those of all weights, [`crate::Layout::gradient_len`] elements, or, where there are
+    /// adapters, of those alone, in the order of [`crate::Adapters::entries`].
+    pub fn train<'a>(
         &mut self,
         decoder: &Decoder,
-        (weights, gradients): (&[f32], &mut [f32]),
+        (weights, gradients): (impl Into<Weights<'a>>, &mut [f32]),
         rows: Rows<'_>,
         log_probs: LogProbs<'_>,
     ) -> f64 {
         let started = Instant::now();
-        let flat = Flat { weights, gradients, lookup: decoder.layout().lookup() };
+        let flat = flat(decoder, weights.into(), gradients);
         let mut tape = Tape::new(&self.device, flat, rows.batch, &self.rotary, &mut self.memory);
         if self.checkpoints {
             tape = tape.with_checkpoints();
@@ -93,25 +95,42 @@ impl Pass {
 
     /// The sum of weighted losses of the rows, in nats, and, where wanted, the log-probability of each
     /// row's target.
-    pub fn score(
+    pub fn score<'a>(
         &mut self,
         decoder: &Decoder,
-        weights: &[f32],
+        weights: impl Into<Weights<'a>>,
         rows: Rows<'_>,
         log_probs: LogProbs<'_>,
     ) -> f64 {
-        let flat = Flat { weights, gradients: &mut [], lookup: None };
+        let flat = flat(decoder, weights.into(), &mut []);
         let mut tape = Tape::new(&self.device, flat, rows.batch, &self.rotary, &mut self.memory);
         let hidden = decoder.forward(&mut tape, rows.ids);
         tape.cross_entropy(&hidden, decoder.head(), rows.targets, log_probs)
     }
 
     /// The logits of every row, (rows, vocab): for checks, since they are held whole.
-    pub fn logits(&mut self, decoder: &Decoder, weights: &[f32], ids: &[u32], batch: Batch<'_>) -> Vec<f32> {
-        let flat = Flat { weights, gradients: &mut [], lookup: None };
+    pub fn logits<'a>(
+        &mut self,
+        decoder: &Decoder,
+        weights: impl Into<Weights<'a>>,
+        ids: &[u32],
+        batch: Batch<'_>,
+    ) -> Vec<f32> {
+        let flat = flat(decoder, weights.into(), &mut []);
         let mut tape = Tape::new(&self.device, flat, batch, &self.rotary, &mut self.memory);
         let hidden = decoder.forward(&mut tape, ids);
         let logits = tensor::Ops::linear(&mut tape, &hidden, decoder.head(), None);
         logits.value().data().to_vec()
+    }
+}
+
+/// What the tape reads and where it adds gradients; none where `gradients` is empty.
+fn flat<'a>(decoder: &Decoder, weights: Weights<'a>, gradients: &'a mut [f32]) -> Flat<'a> {
+    match weights.adapters {
+        None => Flat { weights: weights.base, gradients, lookup: decoder.layout().lookup(), adapters: None },
+        Some(adapters) => {
+            let adapters = LowRankFlat { table: adapters.table(), weights: adapters.flat.data(), gradients };
+            Flat { adapters: Some(adapters), ..Flat::frozen(weights.base) }
+        }
     }
 }

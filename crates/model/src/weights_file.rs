@@ -3,7 +3,7 @@
 //! The format: eight bytes with the header's length, a JSON header, then raw little-endian elements
 //! (<https://huggingface.co/docs/safetensors>). It must not know what a tensor is for.
 
-use crate::{Error, Layout};
+use crate::{Entry, Error, Layout};
 use base::fs::Mmap;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,22 +11,46 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// Reads every parameter of `layout` from a folder's safetensors files into `flat`.
+///
+/// A tensor that the layout lacks is an error, but for those that carry nothing: a tied model's copy of the embedding
+/// table and old exports' rotary tables.
 pub(crate) fn read_folder(folder: &Path, layout: &Layout, flat: &mut [f32]) -> Result<(), Error> {
-    let mut missing: BTreeSet<&str> = layout.entries().iter().map(|entry| entry.name.as_str()).collect();
-    let paths = files(folder)?;
-    for path in &paths {
+    let is_tied = layout.head() == layout.embedding();
+    let carries_nothing =
+        |name: &str| (is_tied && name == "lm_head.weight") || name.ends_with("rotary_emb.inv_freq");
+    read(&files(folder)?, layout.entries(), &carries_nothing, flat)
+}
+
+/// Reads every entry from safetensors files into `flat`; tensors that are no entry are errors unless `may_be_there`.
+pub(crate) fn read(
+    paths: &[PathBuf],
+    entries: &[Entry],
+    may_be_there: &dyn Fn(&str) -> bool,
+    flat: &mut [f32],
+) -> Result<(), Error> {
+    let by_name: BTreeMap<&str, &Entry> = entries.iter().map(|entry| (entry.name.as_str(), entry)).collect();
+    let mut missing: BTreeSet<&str> = by_name.keys().copied().collect();
+    for path in paths {
         let map = Mmap::open(path)?;
         let file = SafeTensors::deserialize(&map)
             .map_err(|source| Error::weights(path, format!("not a whole safetensors file: {source}")))?;
         for (name, view) in file.iter() {
+            let Some(entry) = by_name.get(name) else {
+                if may_be_there(name) {
+                    continue;
+                }
+                return Err(Error::weights(
+                    path,
+                    format!("tensor `{name}` is not one that its configuration implies"),
+                ));
+            };
             if !missing.remove(name) {
-                refuse_extra(path, layout, name)?;
-                continue;
+                return Err(Error::weights(path, format!("tensor `{name}` appears twice")));
             }
-            let entry = layout.find(name).expect("a missing name is one of the layout's");
             if view.shape() != entry.shape() {
                 let (found, wanted) = (view.shape(), entry.shape());
-                let reason = format!("tensor `{name}` has shape {found:?}, config.json implies {wanted:?}");
+                let reason =
+                    format!("tensor `{name}` has shape {found:?}, its configuration implies {wanted:?}");
                 return Err(Error::weights(path, reason));
             }
             widen(&view, entry.weight.of_mut(flat)).map_err(|reason| {
@@ -38,34 +62,33 @@ pub(crate) fn read_folder(folder: &Path, layout: &Layout, flat: &mut [f32]) -> R
         None => Ok(()),
         Some(name) => {
             let reason = format!("{} tensors are missing, the first is `{name}`", missing.len());
-            Err(Error::weights(paths.first().map_or(folder, PathBuf::as_path), reason))
+            Err(Error::weights(first(paths), reason))
         }
     }
 }
 
-/// Refuses a folder whose files are too short for the parameters even at two bytes each, before memory is taken for them.
-pub(crate) fn check_size(folder: &Path, layout: &Layout) -> Result<(), Error> {
-    let paths = files(folder)?;
+/// Refuses files that are too short for the parameters even at two bytes each, before memory is taken for them.
+/// `configuration` is the file that says how many there are.
+pub(crate) fn check_size(paths: &[PathBuf], parameters: usize, configuration: &str) -> Result<(), Error> {
     let mut bytes = 0;
-    for path in &paths {
+    for path in paths {
         bytes += std::fs::metadata(path).map_err(|source| Error::read(path, source))?.len();
     }
-    let parameters = layout.len() as u64;
-    if bytes / 2 >= parameters {
+    if bytes / 2 >= parameters as u64 {
         return Ok(());
     }
     let reason = format!(
-        "the weights are {bytes} bytes, but config.json implies {parameters} parameters: one of the two files is \
+        "the weights are {bytes} bytes, but {configuration} implies {parameters} parameters: one of the two files is \
          damaged or belongs to another model; copy the folder again"
     );
-    Err(Error::weights(paths.first().map_or(folder, PathBuf::as_path), reason))
+    Err(Error::weights(first(paths), reason))
 }
 
 /// Writes the parameters as f32 under their names, whole or not at all.
-pub(crate) fn write(path: &Path, layout: &Layout, flat: &[f32]) -> Result<(), Error> {
+pub(crate) fn write(path: &Path, entries: &[Entry], flat: &[f32]) -> Result<(), Error> {
     let mut header = serde_json::Map::new();
     header.insert("__metadata__".into(), serde_json::json!({"format": "pt"}));
-    for entry in layout.entries() {
+    for entry in entries {
         let bytes = entry.weight.range().start * 4..entry.weight.range().end * 4;
         let tensor = serde_json::json!({"dtype": "F32", "shape": entry.shape(), "data_offsets": [bytes.start, bytes.end]});
         header.insert(entry.name.clone(), tensor);
@@ -87,7 +110,7 @@ pub(crate) fn write(path: &Path, layout: &Layout, flat: &[f32]) -> Result<(), Er
 }
 
 /// The folder's safetensors files: the single one, or those that its index names.
-fn files(folder: &Path) -> Result<Vec<PathBuf>, Error> {
+pub(crate) fn files(folder: &Path) -> Result<Vec<PathBuf>, Error> {
     let single = folder.join("model.safetensors");
     let index = folder.join("model.safetensors.index.json");
     if single.exists() || !index.exists() {
@@ -107,18 +130,8 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>, Error> {
     Ok(names.into_iter().map(|name| folder.join(name)).collect())
 }
 
-/// A tensor that the layout lacks is an error, but for those that carry nothing: a tied model's copy of
-/// the embedding table and old exports' rotary tables.
-fn refuse_extra(path: &Path, layout: &Layout, name: &str) -> Result<(), Error> {
-    let tied = name == "lm_head.weight" && layout.head() == layout.embedding();
-    if tied || name.ends_with("rotary_emb.inv_freq") {
-        return Ok(());
-    }
-    let reason = match layout.find(name) {
-        Some(_) => format!("tensor `{name}` appears twice"),
-        None => format!("tensor `{name}` is not one that config.json implies"),
-    };
-    Err(Error::weights(path, reason))
+fn first(paths: &[PathBuf]) -> &Path {
+    paths.first().map_or(Path::new(""), PathBuf::as_path)
 }
 
 fn widen(view: &TensorView<'_>, elements: &mut [f32]) -> Result<(), String> {

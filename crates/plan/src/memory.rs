@@ -6,7 +6,7 @@
 //! SwiGLU are recomputed in the backward pass, as Korthikanti et al. 2022 ("Reducing Activation
 //! Recomputation in Large Transformer Models", section 5) propose for the cheap operations.
 
-use model::{Config, Decoder, Layout, Role};
+use model::{AdapterOptions, Config, Decoder, Layout, Role};
 use std::fmt;
 
 /// Bytes of an f32.
@@ -90,8 +90,39 @@ pub struct Shortage {
     pub available_bytes: u64,
 }
 
-/// Memory of training `config` with `shape`.
+/// Memory of training all weights of `config` with `shape`.
 pub fn training(config: &Config, shape: &TrainingShape) -> Estimate {
+    let parameters = config.parameter_count() as u64;
+    let gradients = Item { name: "gradients", bytes: parameters * F32, formula: "4 · parameters" };
+    passes(config, shape, vec![gradients, optimiser_state(config, shape.optimiser)])
+}
+
+/// Memory of training adapters over frozen weights of `config` with `shape`: gradients and the optimiser's state are
+/// those of the adapters alone.
+pub fn adapters(config: &Config, options: &AdapterOptions, shape: &TrainingShape) -> Estimate {
+    let parameters = options.parameter_count(config) as u64;
+    let tokens = (shape.micro_batch_sequences * shape.context) as u64;
+    let kept_layers = if shape.activation_checkpointing { 1 } else { config.layers };
+    let inner = (options.rank * options.target_modules.len() * kept_layers) as u64;
+    let (state, formula) = match shape.optimiser {
+        Optimiser::AdamW => (2 * parameters, "8 · adapter parameters"),
+        Optimiser::Muon => (parameters, "4 · adapter parameters"),
+    };
+    let trained = vec![
+        Item { name: "adapters", bytes: parameters * F32, formula: "4 · adapter parameters" },
+        Item { name: "gradients", bytes: parameters * F32, formula: "4 · adapter parameters" },
+        Item { name: "optimiser", bytes: state * F32, formula },
+        Item {
+            name: "inner rows",
+            bytes: inner * tokens * F32,
+            formula: "4 · tokens · layers · rank · adapted matrices in a layer",
+        },
+    ];
+    passes(config, shape, trained)
+}
+
+/// The weights, what is held for those that are `trained`, and what the passes over them need.
+fn passes(config: &Config, shape: &TrainingShape, trained: Vec<Item>) -> Estimate {
     let parameters = config.parameter_count() as u64;
     let tokens = (shape.micro_batch_sequences * shape.context) as u64;
     let layers = config.layers as u64;
@@ -100,36 +131,33 @@ pub fn training(config: &Config, shape: &TrainingShape) -> Estimate {
         false => layers * layer_floats,
         true => layers * input_floats + layer_floats,
     };
-    Estimate {
-        items: vec![
-            Item { name: "weights", bytes: parameters * F32, formula: "4 · parameters" },
-            Item { name: "gradients", bytes: parameters * F32, formula: "4 · parameters" },
-            optimiser_state(config, shape.optimiser),
-            Item {
-                name: "activations",
-                bytes: kept * tokens * F32,
-                formula: match shape.activation_checkpointing {
-                    false => {
-                        "4 · tokens · layers · (2·hidden + (heads + 2·kv)·head + heads·head + heads + 2·ffn)"
-                    }
-                    true => "4 · tokens · (layers · hidden + one layer's activations)",
-                },
+    let weights = Item { name: "weights", bytes: parameters * F32, formula: "4 · parameters" };
+    let items = [
+        Item {
+            name: "activations",
+            bytes: kept * tokens * F32,
+            formula: match shape.activation_checkpointing {
+                false => {
+                    "4 · tokens · layers · (2·hidden + (heads + 2·kv)·head + heads·head + heads + 2·ffn)"
+                }
+                true => "4 · tokens · (layers · hidden + one layer's activations)",
             },
-            Item {
-                name: "working buffers",
-                bytes: working_floats(config) * tokens * F32,
-                formula: "4 · tokens · (5·hidden + 3·ffn + (heads + 2·kv)·head): embedding, final norm, one layer's backward",
-            },
-            Item {
-                name: "cross-entropy",
-                bytes: logits(config, tokens) * F32,
-                formula: "4 · vocabulary · min(tokens, max(256, 2²² / vocabulary))",
-            },
-            Item { name: "matrix packing", bytes: packing(shape.threads), formula: "2 MiB a thread" },
-            Item { name: "data", bytes: shape.data_bytes, formula: "as given" },
-            Item { name: "program", bytes: PROGRAM_BYTES, formula: "24 MiB" },
-        ],
-    }
+        },
+        Item {
+            name: "working buffers",
+            bytes: working_floats(config) * tokens * F32,
+            formula: "4 · tokens · (5·hidden + 3·ffn + (heads + 2·kv)·head): embedding, final norm, one layer's backward",
+        },
+        Item {
+            name: "cross-entropy",
+            bytes: logits(config, tokens) * F32,
+            formula: "4 · vocabulary · min(tokens, max(256, 2²² / vocabulary))",
+        },
+        Item { name: "matrix packing", bytes: packing(shape.threads), formula: "2 MiB a thread" },
+        Item { name: "data", bytes: shape.data_bytes, formula: "as given" },
+        Item { name: "program", bytes: PROGRAM_BYTES, formula: "24 MiB" },
+    ];
+    Estimate { items: [weights].into_iter().chain(trained).chain(items).collect() }
 }
 
 /// Memory of generating with `config` and `shape`.
@@ -174,14 +202,31 @@ pub fn serving(config: &Config, shape: &ServingShape) -> Estimate {
 ///
 /// `lengths` are those of the documents in the step.
 pub fn training_flops(decoder: &Decoder, lengths: impl IntoIterator<Item = usize>) -> f64 {
+    let (tokens, attention) = tokens_and_attention(decoder, lengths);
+    6.0 * decoder.layout().matmul_parameter_count() as f64 * tokens + attention
+}
+
+/// As [`training_flops`], for a step that trains `adapter_parameters` over frozen weights: the frozen ones take part in
+/// the forward pass and in the gradients of activations, 4 for each token and parameter, the adapters in all, 6.
+pub fn adapter_flops(
+    decoder: &Decoder,
+    adapter_parameters: usize,
+    lengths: impl IntoIterator<Item = usize>,
+) -> f64 {
+    let (tokens, attention) = tokens_and_attention(decoder, lengths);
+    let frozen = 4.0 * decoder.layout().matmul_parameter_count() as f64;
+    (frozen + 6.0 * adapter_parameters as f64) * tokens + attention
+}
+
+/// Tokens of a step, and the operations of their attention, forward and backward.
+fn tokens_and_attention(decoder: &Decoder, lengths: impl IntoIterator<Item = usize>) -> (f64, f64) {
     let (mut tokens, mut pairs) = (0.0, 0.0);
     for length in lengths {
         tokens += length as f64;
         pairs += length as f64 * (length as f64 + 1.0) / 2.0;
     }
     let config = decoder.config();
-    let attention = 12.0 * (config.layers * config.heads * config.head_dim) as f64;
-    6.0 * decoder.layout().matmul_parameter_count() as f64 * tokens + attention * pairs
+    (tokens, 12.0 * (config.layers * config.heads * config.head_dim) as f64 * pairs)
 }
 
 impl Estimate {

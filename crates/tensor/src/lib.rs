@@ -28,5 +28,7 @@ pub use pool::{Disjoint, Pool};
 pub use profile::{Operation, Phase, Profile, Timed, Timer, Work};
 pub use scratch::{Loan, Scratch};
 pub use simd::AlignedBuffer;
-pub use tape::{Batch, Flat, LogProbs, Mode, Tape, TapeMemory, Targets, Var};
+pub use tape::{
+    Batch, Flat, LogProbs, LowRank, LowRankFlat, LowRankPart, LowRanks, Mode, Tape, TapeMemory, Targets, Var,
+};
 pub use tensor::{Shape, Tensor};

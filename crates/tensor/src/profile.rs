@@ -19,6 +19,8 @@ pub enum Operation {
     Norm,
     /// The matrix product with a weight.
     Product(Weight),
+    /// The products with a weight's low-rank addition.
+    LowRank,
     /// A bias added to rows, or its gradient.
     Bias,
     /// Norm of query and key heads.

@@ -23,6 +23,6 @@ pub use data::{MemorySamples, PackedShards, Samples, Sequence, sequence_index};
 pub use error::{Error, Result};
 pub use event::{Event, Kind, StepMetrics, read_events};
 pub use options::{MuonScale, OptimiserKind, OptimiserOptions, TrainOptions};
-pub use run::{Finished, Init, Outcome, Stage, memory_estimate, run};
+pub use run::{Finished, Init, Outcome, Stage, adapter_memory_estimate, memory_estimate, run};
 pub use schedule::{Decay, Schedule, ScheduleKind};
 pub use trainer::{StepOutcome, Trainer};

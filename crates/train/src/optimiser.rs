@@ -4,7 +4,7 @@
 
 use crate::muon::{self, Matrix, MuonStep};
 use crate::options::{OptimiserKind, OptimiserOptions};
-use model::{Entry, Layout, Role};
+use model::{Entry, Role};
 use std::ops::Range;
 use tensor::kernels::{self, AdamW, AdamWState};
 use tensor::{Device, Operation, Phase, Tensor, Work};
@@ -48,9 +48,9 @@ pub(crate) struct StepScale {
 }
 
 impl Optimiser {
-    /// An optimiser for the parameters of `layout`, its state zero.
-    pub(crate) fn new(device: &Device, layout: &Layout, options: &OptimiserOptions) -> Optimiser {
-        let groups = groups(layout.entries(), options);
+    /// An optimiser for the parameters of `entries`, its state zero.
+    pub(crate) fn new(device: &Device, entries: &[Entry], options: &OptimiserOptions) -> Optimiser {
+        let groups = groups(entries, options);
         let state_of = |is_muon: bool| -> usize {
             let chosen = groups.iter().filter(|group| matches!(group.rule, Rule::Muon { .. }) == is_muon);
             chosen.map(|group| group.range.len()).sum()
@@ -173,7 +173,7 @@ fn rule_of(entry: &Entry, options: &OptimiserOptions) -> Rule {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use model::Config;
+    use model::{Config, Layout};
 
     fn options(kind: OptimiserKind) -> OptimiserOptions {
         OptimiserOptions { kind, embedding_learning_rate: Some(0.5), ..OptimiserOptions::default() }

@@ -11,7 +11,7 @@ use crate::trainer::{StepOutcome, Trainer};
 use crate::{Error, OptimiserKind, Result, TrainOptions};
 use base::journal::{Journal, SyncPolicy};
 use base::progress::{self, Progress, Unit};
-use model::{Config, Parameters};
+use model::{AdapterOptions, Adapters, Config, Parameters};
 use plan::memory::{Estimate, Optimiser, TrainingShape, size};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -48,6 +48,13 @@ pub enum Init {
     Random(Config),
     /// Given ones, such as those of an earlier stage.
     Weights(Parameters),
+    /// Adapters, to be trained over weights that stay as they are.
+    Adapters {
+        /// The frozen weights.
+        base: Parameters,
+        /// The adapters to begin with, such as [`Adapters::init`]'s.
+        adapters: Adapters,
+    },
 }
 
 /// How a stage ended.
@@ -67,17 +74,33 @@ pub enum Outcome {
 
 /// A stage with all its steps done.
 pub struct Finished {
-    /// The final weights.
+    /// The final weights; the frozen ones where adapters were trained.
     pub parameters: Parameters,
+    /// The final adapters, where they were what was trained.
+    pub adapters: Option<Adapters>,
     /// The step that this call went on from; `None` when it began at the start.
     pub resumed_from: Option<usize>,
     /// Figures of the whole stage, earlier calls included.
     pub summary: StageSummary,
 }
 
-/// Memory that a stage needs (see [`plan::memory::training`]).
+/// Memory that a stage needs that trains all weights (see [`plan::memory::training`]).
 pub fn memory_estimate(config: &Config, options: &TrainOptions, threads: usize) -> Estimate {
-    let shape = TrainingShape {
+    plan::memory::training(config, &shape(options, threads))
+}
+
+/// Memory that a stage needs that trains adapters (see [`plan::memory::adapters`]).
+pub fn adapter_memory_estimate(
+    config: &Config,
+    adapters: &AdapterOptions,
+    options: &TrainOptions,
+    threads: usize,
+) -> Estimate {
+    plan::memory::adapters(config, adapters, &shape(options, threads))
+}
+
+fn shape(options: &TrainOptions, threads: usize) -> TrainingShape {
+    TrainingShape {
         micro_batch_sequences: options.micro_batch(),
         context: options.context,
         optimiser: match options.optimiser.kind {
@@ -87,8 +110,7 @@ pub fn memory_estimate(config: &Config, options: &TrainOptions, threads: usize) 
         activation_checkpointing: options.activation_checkpointing,
         threads,
         data_bytes: 0,
-    };
-    plan::memory::training(config, &shape)
+    }
 }
 
 /// Runs a stage, or what is left of it. `on_event` sees each event after it is in the journal, and may ask the
@@ -105,7 +127,13 @@ pub fn run(stage: Stage<'_>, on_event: &mut dyn FnMut(&Event) -> ControlFlow<()>
     options.check()?;
     check_data(&stage)?;
     let config = stage.init.config().clone();
-    let estimate = memory_estimate(&config, options, stage.device.pool().threads());
+    let threads = stage.device.pool().threads();
+    let estimate = match &stage.init {
+        Init::Adapters { adapters, .. } => {
+            adapter_memory_estimate(&config, adapters.options(), options, threads)
+        }
+        Init::Random(_) | Init::Weights(_) => memory_estimate(&config, options, threads),
+    };
     let available = base::machine::memory_available_bytes();
     if let Some(available) = available {
         estimate.check(available)?;
@@ -114,11 +142,13 @@ pub fn run(stage: Stage<'_>, on_event: &mut dyn FnMut(&Event) -> ControlFlow<()>
     let store = Store::open(stage.checkpoints, options.keep_checkpoints)?;
     let journal = Journal::open(stage.events, SyncPolicy::Never)?.journal;
     let Stage { name, device, init, train, evaluation, peak_flops, .. } = stage;
-    let parameters = match init {
-        Init::Random(config) => Parameters::init(device, config, options.seed),
-        Init::Weights(parameters) => parameters,
+    let trainer = match init {
+        Init::Random(config) => {
+            Trainer::new(device, Parameters::init(device, config, options.seed), options)?
+        }
+        Init::Weights(parameters) => Trainer::new(device, parameters, options)?,
+        Init::Adapters { base, adapters } => Trainer::over_frozen(device, base, adapters, options)?,
     };
-    let trainer = Trainer::new(device, parameters, options)?;
     let mut progress =
         Progress::start(stage.progress, name, Unit::Count("steps"), Some(options.steps as u64));
     let free = available.map(|bytes| format!("; {} are free", size(bytes))).unwrap_or_default();
@@ -147,7 +177,9 @@ impl Init {
     fn config(&self) -> &Config {
         match self {
             Init::Random(config) => config,
-            Init::Weights(parameters) => parameters.decoder.config(),
+            Init::Weights(parameters) | Init::Adapters { base: parameters, .. } => {
+                parameters.decoder.config()
+            }
         }
     }
 }
@@ -218,8 +250,8 @@ impl Running<'_> {
                 self.store.path(self.options.steps).display()
             ),
         })?;
-        let parameters = self.trainer.into_parameters();
-        Ok(Outcome::Finished(Box::new(Finished { parameters, resumed_from, summary })))
+        let (parameters, adapters) = self.trainer.into_parts();
+        Ok(Outcome::Finished(Box::new(Finished { parameters, adapters, resumed_from, summary })))
     }
 
     /// Goes back to the newest whole checkpoint, if there is one, and forgets what came after it.
@@ -367,6 +399,11 @@ fn identity(stage: &Stage<'_>) -> Identity {
         initial: match &stage.init {
             Init::Random(_) => "random".to_owned(),
             Init::Weights(parameters) => hash_floats(parameters.flat.data()),
+            Init::Adapters { base, adapters } => {
+                let options = serde_json::to_string(adapters.options()).expect("options are plain data");
+                let (base, adapters) = (hash_floats(base.flat.data()), hash_floats(adapters.flat.data()));
+                hash(format!("{base} {options} {adapters}"))
+            }
         },
     }
 }

@@ -1,12 +1,12 @@
 //! One optimiser step: micro-batches forward and backward on the tape, clipping, the update.
 //!
-//! It holds the weights, their gradients and the optimiser's state, and must not know files, events or the
-//! clock.
+//! It holds the weights, the gradients and optimiser's state of what is trained (all weights, or adapters over frozen
+//! ones), and must not know files, events or the clock.
 
 use crate::data::{MicroBatch, Samples, sequence_index};
 use crate::optimiser::{Optimiser, StepScale};
 use crate::{Error, Result, TrainOptions};
-use model::{Parameters, Pass, Rows};
+use model::{Adapters, Entry, Parameters, Pass, Rows, Weights};
 use std::time::{Duration, Instant};
 use tensor::{Batch, Device, Operation, Phase, Targets, Tensor, Work, kernels};
 
@@ -14,7 +14,9 @@ use tensor::{Batch, Device, Operation, Phase, Targets, Tensor, Work, kernels};
 pub struct Trainer {
     device: Device,
     parameters: Parameters,
-    /// As [`model::Layout::gradient_len`] says.
+    /// What is trained in place of the weights, if anything.
+    adapters: Option<Adapters>,
+    /// Of the weights, as [`model::Layout::gradient_len`] says, or of the adapters.
     gradients: Tensor,
     optimiser: Optimiser,
     options: TrainOptions,
@@ -33,7 +35,7 @@ pub struct StepOutcome {
     pub gradient_norm: f64,
     /// Tokens with a target whose loss counts.
     pub targets: u64,
-    /// Floating-point operations, by [`plan::memory::training_flops`].
+    /// Floating-point operations, by [`plan::memory::training_flops`] or [`plan::memory::adapter_flops`].
     pub flops: f64,
     /// Time in the forward pass of the layers.
     pub forward: Duration,
@@ -46,30 +48,56 @@ pub struct StepOutcome {
 }
 
 impl Trainer {
-    /// Training of `parameters` with `options`.
+    /// Training of all of `parameters` with `options`.
     ///
     /// # Errors
     /// [`Error::Options`] for unusable options, [`Error::Context`] when the context is longer than the model's.
     pub fn new(device: &Device, parameters: Parameters, options: &TrainOptions) -> Result<Trainer> {
+        Trainer::of(device, (parameters, None), options)
+    }
+
+    /// Training of `adapters` over `parameters`, which stay as they are.
+    ///
+    /// # Errors
+    /// As [`Trainer::new`].
+    pub fn over_frozen(
+        device: &Device,
+        parameters: Parameters,
+        adapters: Adapters,
+        options: &TrainOptions,
+    ) -> Result<Trainer> {
+        Trainer::of(device, (parameters, Some(adapters)), options)
+    }
+
+    fn of(
+        device: &Device,
+        (parameters, adapters): (Parameters, Option<Adapters>),
+        options: &TrainOptions,
+    ) -> Result<Trainer> {
         options.check()?;
         let (config, layout) = (parameters.decoder.config(), parameters.decoder.layout());
         if options.context > config.max_positions {
             return Err(Error::Context { context: options.context, limit: config.max_positions });
         }
-        let gradients = device.zeros(layout.gradient_len());
+        let (entries, gradient_len) = match &adapters {
+            None => (layout.entries(), layout.gradient_len()),
+            Some(adapters) => (adapters.entries(), adapters.flat.data().len()),
+        };
+        let gradients = device.zeros(gradient_len);
         let mut pass = Pass::new(device, &parameters.decoder, options.context);
         if options.activation_checkpointing {
             pass = pass.with_checkpoints();
         }
         Ok(Trainer {
             device: device.clone(),
-            optimiser: Optimiser::new(device, layout, &options.optimiser),
+            optimiser: Optimiser::new(device, entries, &options.optimiser),
             gradients,
             options: options.clone(),
             pass,
             micro_batches: Vec::new(),
             log_probs: Vec::new(),
             parameters,
+            adapters,
         })
     }
 
@@ -141,26 +169,46 @@ impl Trainer {
         &self.parameters
     }
 
-    /// The weights, training ended.
-    pub fn into_parameters(self) -> Parameters {
-        self.parameters
+    /// The adapters, where they are what is trained.
+    pub fn adapters(&self) -> Option<&Adapters> {
+        self.adapters.as_ref()
     }
 
-    /// Gradients of the last step, before clipping, in the order of the layout.
+    /// The weights, and the adapters if those were trained, training ended.
+    pub fn into_parts(self) -> (Parameters, Option<Adapters>) {
+        (self.parameters, self.adapters)
+    }
+
+    /// Gradients of the last step, before clipping, in the order of what is trained: the layout, or the adapters'
+    /// entries.
     pub fn gradients(&self) -> &[f32] {
-        &self.gradients.data()[..self.parameters.decoder.layout().len()]
+        &self.gradients.data()[..self.trained().1.len()]
     }
 
     /// The buffers that a checkpoint holds.
     pub(crate) fn buffers(&self) -> Vec<(&'static str, &[f32])> {
-        let weights = [("weights", self.parameters.flat.data())];
-        weights.into_iter().chain(self.optimiser.state()).collect()
+        let trained = match &self.adapters {
+            None => ("weights", self.parameters.flat.data()),
+            Some(adapters) => ("adapters", adapters.flat.data()),
+        };
+        [trained].into_iter().chain(self.optimiser.state()).collect()
     }
 
     /// The buffers that a checkpoint restores.
     pub(crate) fn buffers_mut(&mut self) -> Vec<(&'static str, &mut [f32])> {
-        let weights = [("weights", self.parameters.flat.data_mut())];
-        weights.into_iter().chain(self.optimiser.state_mut()).collect()
+        let trained = match &mut self.adapters {
+            None => ("weights", self.parameters.flat.data_mut()),
+            Some(adapters) => ("adapters", adapters.flat.data_mut()),
+        };
+        [trained].into_iter().chain(self.optimiser.state_mut()).collect()
+    }
+
+    /// What is trained, by name, and its elements.
+    fn trained(&self) -> (&[Entry], &[f32]) {
+        match &self.adapters {
+            None => (self.parameters.decoder.layout().entries(), self.parameters.flat.data()),
+            Some(adapters) => (adapters.entries(), adapters.flat.data()),
+        }
     }
 
     /// Reads the sequences of a step into micro-batches; returns the number of targets.
@@ -192,21 +240,25 @@ impl Trainer {
         let (decoder, batch) = (&self.parameters.decoder, &self.micro_batches[index]);
         let start = self.log_probs.len();
         self.log_probs.resize(start + batch.ids.len(), 0.0);
-        let flat = (self.parameters.flat.data(), self.gradients.data_mut());
+        let weights = Weights { base: self.parameters.flat.data(), adapters: self.adapters.as_ref() };
+        let flat = (weights, self.gradients.data_mut());
         self.pass.train(decoder, flat, rows(batch, scale), Some(&mut self.log_probs[start..]));
         let times = self.pass.times();
         outcome.forward += times.forward;
         outcome.head += times.head;
         outcome.backward += times.backward;
         let lengths = batch.documents.iter().map(|rows| rows.len());
-        outcome.flops += plan::memory::training_flops(decoder, lengths);
+        outcome.flops += match &self.adapters {
+            None => plan::memory::training_flops(decoder, lengths),
+            Some(adapters) => plan::memory::adapter_flops(decoder, adapters.flat.data().len(), lengths),
+        };
     }
 
     /// Log-probabilities of a batch's targets, added to `log_probs`.
     fn forward(&mut self, batch: &MicroBatch) {
         let start = self.log_probs.len();
         self.log_probs.resize(start + batch.ids.len(), 0.0);
-        let weights = self.parameters.flat.data();
+        let weights = Weights { base: self.parameters.flat.data(), adapters: self.adapters.as_ref() };
         let log_probs = Some(&mut self.log_probs[start..]);
         self.pass.score(&self.parameters.decoder, weights, rows(batch, 0.0), log_probs);
     }
@@ -220,12 +272,13 @@ impl Trainer {
 
     fn update(&mut self, step: usize, outcome: &mut StepOutcome) -> Result<()> {
         let exec = self.device.exec();
-        let parameters = self.parameters.decoder.layout().len();
-        self.parameters.decoder.layout().finish_gradients(&self.device, self.gradients.data_mut());
+        if self.adapters.is_none() {
+            self.parameters.decoder.layout().finish_gradients(&self.device, self.gradients.data_mut());
+        }
         let norm = {
-            let work = || Work::floats(parameters);
+            let work = || Work::floats(self.gradients().len());
             let _timer = self.device.profile().time(Phase::Update, Operation::GradientNorm, work);
-            kernels::sum_squares(exec, &self.gradients.data()[..parameters]).sqrt()
+            kernels::sum_squares(exec, self.gradients()).sqrt()
         };
         self.check_finite(step, "the gradient norm", norm)?;
         outcome.gradient_norm = norm;
@@ -234,7 +287,10 @@ impl Trainer {
             learning_rate_factor: self.options.schedule.factor(step, self.options.steps),
             gradient_scale: clip_scale(norm, self.options.clip),
         };
-        let weights = self.parameters.flat.data_mut();
+        let weights = match &mut self.adapters {
+            None => self.parameters.flat.data_mut(),
+            Some(adapters) => adapters.flat.data_mut(),
+        };
         self.optimiser.step(&self.device, scale, weights, self.gradients.data());
         Ok(())
     }
@@ -244,13 +300,15 @@ impl Trainer {
             return Ok(());
         }
         let exec = self.device.exec();
-        let entries = self.parameters.decoder.layout().entries();
-        let first = |kind: &str, flat: &[f32]| {
+        let first = |kind: &str, (entries, flat): (&[Entry], &[f32])| {
             let bad = entries.iter().find(|entry| !kernels::all_finite(exec, entry.weight.of(flat)));
             bad.map(|entry| format!("{kind} of {}", entry.name))
         };
-        let tensor = first("the weights", self.parameters.flat.data())
-            .or_else(|| first("the gradient", self.gradients.data()))
+        let base = (self.parameters.decoder.layout().entries(), self.parameters.flat.data());
+        let (trained, elements) = self.trained();
+        let tensor = first("the weights", base)
+            .or_else(|| first("the weights", (trained, elements)))
+            .or_else(|| first("the gradient", (trained, self.gradients())))
             .unwrap_or_else(|| "the activations; all weights and gradients are finite".to_owned());
         Err(Error::NotFinite { step: step + 1, what, value: value.to_string(), tensor, kept: String::new() })
     }

@@ -54,7 +54,9 @@ impl Tape<'_> {
         match node {
             Node::Embed { table, ids, .. } => self.embed_backward(table, ids, &dy),
             Node::RmsNorm { x, value, gain, eps, .. } => self.rms_norm_backward(x, &value, (gain, eps), &dy),
-            Node::Linear { x, value, w, bias, .. } => self.linear_backward(x, value, (w, bias), &dy),
+            Node::Linear { x, value, w, bias, inner, .. } => {
+                self.linear_backward(x, (value, inner), (w, bias), &dy);
+            }
             Node::QkNorm { x, value, norm, heads, .. } => {
                 self.qk_norm_backward(x, &value, (norm, heads), &dy)
             }
@@ -70,6 +72,9 @@ impl Tape<'_> {
     }
 
     fn embed_backward(&mut self, table: Weight, ids: std::ops::Range<usize>, dy: &Tensor) {
+        if self.flat.is_frozen() {
+            return;
+        }
         let place = self.flat.lookup.unwrap_or(table);
         let _timer =
             self.time_in(Phase::WeightGradient, Operation::Embed, || Work::floats(3 * dy.shape().len()));
@@ -81,42 +86,67 @@ impl Tape<'_> {
         let _timer =
             self.time_in(Phase::InputGradient, Operation::Norm, || Work::floats(4 * value.shape().len()));
         let mut dx = self.take_or_zeros(x, value);
-        let gradients = kernels::NormGradients { dx: dx.data_mut(), dgain: gain.of_mut(self.flat.gradients) };
+        let mut unused = self.flat.is_frozen().then(|| self.device.zeros(gain.cols));
+        let dgain = match &mut unused {
+            Some(unused) => unused.data_mut(),
+            None => gain.of_mut(self.flat.gradients),
+        };
+        let gradients = kernels::NormGradients { dx: dx.data_mut(), dgain };
         let gain = gain.of(self.flat.weights);
         kernels::rms_norm_backward(self.device.exec(), value.data(), (gain, eps), dy.data(), gradients);
         self.memory.gradients[x] = Some(dx);
     }
 
-    fn linear_backward(&mut self, x: usize, value: Saved, (w, bias): (Weight, Option<Weight>), dy: &Tensor) {
+    fn linear_backward(
+        &mut self,
+        x: usize,
+        (value, inner): (Saved, Option<Tensor>),
+        (w, bias): (Weight, Option<Weight>),
+        dy: &Tensor,
+    ) {
         let exec = self.device.exec();
         let rows = dy.rows();
-        let value = match value {
+        // The input is needed for the gradient of the matrix and for that of its low-rank addition.
+        let mut input = (!self.flat.is_frozen() || inner.is_some()).then(|| match value {
             Saved::Kept(tensor) => tensor,
             Saved::Again(node) => self.again(node),
-        };
-        let a = MatRef::new(dy.data(), rows, w.rows).t(); // (w.rows, rows)
-        let b = MatRef::new(value.data(), rows, w.cols);
-        let dw = MatMut::new(w.of_mut(self.flat.gradients), w.rows, w.cols);
-        let work = || Work::product(rows, w.cols, w.rows);
-        let timer = self.device.profile().time(Phase::WeightGradient, Operation::Product(w), work);
-        gemm(exec, a, b, dw, Into::Accumulate);
-        drop((timer, value));
-        if let Some(bias) = bias {
-            let _timer = self
-                .device
-                .profile()
-                .time(Phase::WeightGradient, Operation::Bias, || Work::floats(dy.shape().len()));
-            kernels::column_sums(exec, dy.data(), bias.of_mut(self.flat.gradients));
+        });
+        if let Some(input) = input.as_ref().filter(|_| !self.flat.is_frozen()) {
+            self.matrix_backward(input, (w, bias), dy);
         }
+        input = input.filter(|_| inner.is_some());
         let (mut dx, into) = match self.take_unique(x) {
             Some(dx) => (dx, Into::Accumulate),
             None => (self.device.empty([rows, w.cols]), Into::Overwrite),
         };
-        let _timer = self.time_in(Phase::InputGradient, Operation::Product(w), work);
+        let work = || Work::product(rows, w.cols, w.rows);
+        let timer = self.time_in(Phase::InputGradient, Operation::Product(w), work);
         let a = MatRef::new(dy.data(), rows, w.rows);
         let b = MatRef::new(self.weight(w), w.rows, w.cols);
         gemm(exec, a, b, MatMut::new(dx.data_mut(), rows, w.cols), into);
+        drop(timer);
+        if let (Some(input), Some(inner)) = (input, inner) {
+            self.low_rank_backward(w, (&input, &inner), dy, &mut dx);
+        }
         self.memory.gradients[x] = Some(dx);
+    }
+
+    /// Adds the gradients of a matrix and its bias; `input` is (rows, w.cols), `dy` (rows, w.rows).
+    fn matrix_backward(&mut self, input: &Tensor, (w, bias): (Weight, Option<Weight>), dy: &Tensor) {
+        let exec = self.device.exec();
+        let rows = dy.rows();
+        let a = MatRef::new(dy.data(), rows, w.rows).t(); // (w.rows, rows)
+        let b = MatRef::new(input.data(), rows, w.cols);
+        let work = || Work::product(rows, w.cols, w.rows);
+        let timer = self.time_in(Phase::WeightGradient, Operation::Product(w), work);
+        let dw = MatMut::new(w.of_mut(self.flat.gradients), w.rows, w.cols);
+        gemm(exec, a, b, dw, Into::Accumulate);
+        drop(timer);
+        if let Some(bias) = bias {
+            let work = || Work::floats(dy.shape().len());
+            let _timer = self.time_in(Phase::WeightGradient, Operation::Bias, work);
+            kernels::column_sums(exec, dy.data(), bias.of_mut(self.flat.gradients));
+        }
     }
 
     fn qk_norm_backward(&mut self, x: usize, value: &Tensor, (norm, heads): (QkNorm, Heads), dy: &Tensor) {
@@ -131,7 +161,12 @@ impl Tape<'_> {
         let first = norm.query.offset.min(norm.key.offset);
         let (query_at, key_at) = (norm.query.offset - first, norm.key.offset - first);
         let len = query_at.max(key_at) + heads.head_dim;
-        let (low, high) = self.flat.gradients[first..first + len].split_at_mut(query_at.max(key_at));
+        let mut unused = self.flat.is_frozen().then(|| self.device.zeros(len));
+        let gradients = match &mut unused {
+            Some(unused) => unused.data_mut(),
+            None => &mut self.flat.gradients[first..first + len],
+        };
+        let (low, high) = gradients.split_at_mut(query_at.max(key_at));
         let (dquery, dkey) = match query_at < key_at {
             true => (&mut low[..heads.head_dim], high),
             false => (high, &mut low[..heads.head_dim]),

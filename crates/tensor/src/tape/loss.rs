@@ -104,6 +104,9 @@ impl Tape<'_> {
         let timer = self.time_in(Phase::InputGradient, Operation::Product(head), product);
         gemm(exec, dlogits, w, MatMut::new(gradient, rows, head.cols), Into::Overwrite);
         drop(timer);
+        if self.flat.is_frozen() {
+            return;
+        }
         let _timer = self.time_in(Phase::WeightGradient, Operation::Product(head), product);
         let dw = MatMut::new(head.of_mut(self.flat.gradients), head.rows, head.cols);
         gemm(exec, dlogits.t(), hidden, dw, Into::Accumulate);

@@ -8,9 +8,11 @@
 
 mod backward;
 mod loss;
+mod low_rank;
 mod record;
 
 pub use loss::{LogProbs, Targets};
+pub use low_rank::{LowRank, LowRankFlat, LowRankPart, LowRanks};
 
 use crate::kernels::RotaryTable;
 use crate::{Device, Heads, Operation, Phase, QkNorm, Tensor, Timer, Weight, Work};
@@ -54,11 +56,31 @@ pub struct TapeMemory {
 pub struct Flat<'a> {
     /// All weights.
     pub weights: &'a [f32],
-    /// Gradients of all weights; empty where no backward pass will be run.
+    /// Gradients of all weights; empty where no backward pass will be run, or where the weights are frozen and only
+    /// `adapters` are trained.
     pub gradients: &'a mut [f32],
     /// Where the gradient of the embedding rows goes: the table's own place, or, when the output
     /// projection shares the table, a place apart, so that each of the two sums stays one chain.
     pub lookup: Option<Weight>,
+    /// Low-rank additions to some of the matrices, if any.
+    pub adapters: Option<LowRankFlat<'a>>,
+}
+
+impl<'a> Flat<'a> {
+    /// Weights that are only read.
+    pub fn frozen(weights: &'a [f32]) -> Flat<'a> {
+        Flat { weights, gradients: &mut [], lookup: None, adapters: None }
+    }
+
+    /// Whether a backward pass adds no gradient of the weights themselves.
+    fn is_frozen(&self) -> bool {
+        self.gradients.is_empty()
+    }
+
+    /// Whether a backward pass will be run.
+    fn is_trained(&self) -> bool {
+        !self.is_frozen() || self.adapters.as_ref().is_some_and(|adapters| !adapters.gradients.is_empty())
+    }
 }
 
 /// Runs operations forward and, if it records, can run them backward.
@@ -97,7 +119,7 @@ impl<'a> Tape<'a> {
         memory.nodes.clear();
         memory.gradients.clear();
         memory.ids.clear();
-        let mode = if flat.gradients.is_empty() { Mode::Evaluate } else { Mode::Record };
+        let mode = if flat.is_trained() { Mode::Record } else { Mode::Evaluate };
         let recording = mode != Mode::Evaluate;
         Tape { device, flat, batch, rotary, memory, mode, recording, phase: Phase::Forward }
     }
@@ -156,6 +178,8 @@ enum Node {
         value: Saved,
         w: Weight,
         bias: Option<Weight>,
+        /// What the matrix's low-rank addition keeps.
+        inner: Option<Tensor>,
     },
     QkNorm {
         x: usize,

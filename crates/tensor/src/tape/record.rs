@@ -70,14 +70,15 @@ impl Ops for Tape<'_> {
     }
 
     fn linear(&mut self, x: &Var, w: Weight, bias: Option<Weight>) -> Var {
-        let value = linear(self, &x.value, w, bias);
+        let mut value = linear(self, &x.value, w, bias);
+        let inner = self.add_low_rank(&x.value, w, &mut value);
         let out = self.var(value);
         self.push(|| {
             let value = match x.source {
                 Some(node) => Saved::Again(node),
                 None => Saved::Kept(x.value.clone()),
             };
-            Node::Linear { x: x.id, out: out.id, value, w, bias }
+            Node::Linear { x: x.id, out: out.id, value, w, bias, inner }
         });
         out
     }

@@ -74,6 +74,7 @@ fn name(layout: &Layout, operation: Operation) -> String {
         Operation::Product(weight) => return product_name(layout, weight),
         Operation::Embed => "embed",
         Operation::Norm => "norm",
+        Operation::LowRank => "low-rank",
         Operation::Bias => "bias",
         Operation::QkNorm => "qk-norm",
         Operation::Rotary => "rotary",
