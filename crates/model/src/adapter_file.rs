@@ -59,7 +59,10 @@ impl Adapters {
         let options = options(&object).map_err(|reason| Error::Config { path, reason })?;
         let path = folder.join(TENSORS);
         let len = AdapterLayout::new(decoder, &options).len();
-        weights_file::check_size(std::slice::from_ref(&path), len, CONFIG)?;
+        weights_file::check_size(std::slice::from_ref(&path), len, CONFIG).map_err(|error| match error {
+            Error::Read { path, source } => Error::ReadAdapter { path, source },
+            error => error,
+        })?;
         let mut adapters = Adapters::zeros(device, decoder, &options);
         let (entries, flat) = adapters.parts_mut();
         weights_file::read(&[path], entries, &|_| false, flat)?;

@@ -34,7 +34,9 @@ pub(crate) fn read(
         let map = Mmap::open(path)?;
         let file = SafeTensors::deserialize(&map)
             .map_err(|source| Error::weights(path, format!("not a whole safetensors file: {source}")))?;
-        for (name, view) in file.iter() {
+        // In the order of the names, so that the same damage is always told in the same words.
+        let views: BTreeMap<&str, TensorView<'_>> = file.iter().collect();
+        for (name, view) in views {
             let Some(entry) = by_name.get(name) else {
                 if may_be_there(name) {
                     continue;

@@ -89,8 +89,10 @@ impl Case<'_> {
     }
 }
 
+/// What was trained, as bits.
 fn weights(finished: &Finished) -> Vec<u32> {
-    finished.parameters.flat.data().iter().map(|weight| weight.to_bits()).collect()
+    let flat = finished.adapters.as_ref().map_or(&finished.parameters.flat, |adapters| &adapters.flat);
+    flat.data().iter().map(|weight| weight.to_bits()).collect()
 }
 
 fn copy(from: &Path, to: &Path) {
@@ -149,9 +151,45 @@ fn fine_tuning(folder: &Path) -> Case<'_> {
     case
 }
 
+fn adapted(device: &Device, base_seed: u64, rank: usize) -> Init {
+    let base = Parameters::init(device, config(), base_seed);
+    let options = AdapterOptions { rank, ..AdapterOptions::default() };
+    let adapters = Adapters::init(device, &base.decoder, &options, 5).unwrap();
+    Init::Adapters { base, adapters }
+}
+
+/// Adapters over frozen weights.
+fn adapting(folder: &Path) -> Case<'_> {
+    Case { init: |device| adapted(device, 77, 3), ..Case::new(folder) }
+}
+
+#[test]
+fn checkpoints_of_adapters_hold_them_alone_and_belong_to_their_base() {
+    let root = tempfile::tempdir().unwrap();
+    let finished = adapting(root.path()).finish();
+    let device = Device::cpu(1, Isa::detect()).unwrap();
+    let base = Parameters::init(&device, config(), 77);
+    assert!(finished.parameters.flat.data() == base.flat.data(), "the base is as it was");
+    let Init::Adapters { adapters, .. } = adapted(&device, 77, 3) else { panic!("they are adapters") };
+    let checkpoint = root.path().join("checkpoints/step-00000010");
+    let bytes = fs::metadata(checkpoint.join("adapters.f32")).unwrap().len();
+    assert_eq!(bytes, 4 * adapters.flat.data().len() as u64);
+    assert!(!checkpoint.join("weights.f32").exists());
+    let others: [fn(&Device) -> Init; 3] = [
+        |device| adapted(device, 78, 3),
+        |device| adapted(device, 77, 4),
+        |device| Init::Weights(Parameters::init(device, config(), 77)),
+    ];
+    for init in others {
+        let case = Case { init, ..adapting(root.path()) };
+        let message = case.run(&mut |_| ControlFlow::Continue(())).err().unwrap().to_string();
+        assert!(message.contains("the initial weights"), "{message}");
+    }
+}
+
 #[test]
 fn asked_to_stop_it_writes_a_checkpoint_and_goes_on_from_there() {
-    for make in [Case::new, fine_tuning] {
+    for make in [Case::new, fine_tuning, adapting] {
         let root = tempfile::tempdir().unwrap();
         let expected = make(&root.path().join("whole")).finish();
         for stop_at in [1, 2, 5, 9] {

@@ -6,7 +6,7 @@ use super::*;
 use crate::data::{MemorySamples, Sequence};
 use crate::{MuonScale, OptimiserKind, Schedule, ScheduleKind};
 use base::seed::Rng;
-use model::Config;
+use model::{AdapterOptions, Config};
 use safetensors::SafeTensors;
 use std::path::{Path, PathBuf};
 use tensor::Isa;
@@ -145,6 +145,74 @@ fn ten_steps_end_where_torch_ends() {
 
 /// Of the way that a matrix has gone, not of the matrix, which is larger. Newton–Schulz in f32 loses about 1e-6.
 const MUON_TOLERANCE: f64 = 1e-5;
+
+/// Three steps of adapters over frozen weights, as PEFT and torch.optim.AdamW take them.
+fn check_against_peft(folder: &str, activation_checkpointing: bool) {
+    let folder = fixture(&format!("lora/{folder}"));
+    let expected = json(&folder.join("expected.json"));
+    let bytes = std::fs::read(folder.join("expected.safetensors")).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let number = |name: &str| expected["optimiser"][name].as_f64().unwrap();
+    let mut options = TrainOptions::new(3, 1, 64);
+    options.clip = 0.0;
+    options.activation_checkpointing = activation_checkpointing;
+    options.schedule = Schedule { kind: ScheduleKind::Constant, ..Schedule::default() };
+    options.optimiser.learning_rate = number("learning_rate");
+    options.optimiser.weight_decay = number("weight_decay");
+    let device = Device::cpu(2, Isa::detect()).unwrap();
+    let base = fixture("model").join(expected["model"].as_str().unwrap());
+    let base = Parameters::load(&device, &base).unwrap();
+    let adapters = Adapters::load(&device, &base.decoder, &folder).unwrap();
+    let before = base.flat.data().to_vec();
+    let mut trainer = Trainer::over_frozen(&device, base, adapters, &options).unwrap();
+    let samples = documents(&expected, options.context);
+    for step in 0..options.steps {
+        let outcome = trainer.step(&samples, step).unwrap();
+        for (what, ours) in [("losses", outcome.loss), ("gradient_norms", outcome.gradient_norm)] {
+            let theirs = expected[what][step].as_f64().unwrap();
+            assert!((ours - theirs).abs() < TOLERANCE * theirs, "{what} of step {step}: {ours} {theirs}");
+        }
+    }
+    for entry in trainer.adapters().unwrap().entries() {
+        let theirs = floats(&tensors, &format!("adamw3.{}", entry.name));
+        let difference = relative(trainer.adapters().unwrap().get(&entry.name).unwrap(), &theirs);
+        assert!(difference <= TOLERANCE, "{} differs by {difference:.1e}", entry.name);
+    }
+    assert!(trainer.parameters().flat.data() == before, "the frozen weights are as they were");
+}
+
+#[test]
+fn adapters_end_where_peft_ends() {
+    for folder in ["llama_all", "qwen3_some"] {
+        for activation_checkpointing in [false, true] {
+            check_against_peft(folder, activation_checkpointing);
+        }
+    }
+}
+
+#[test]
+fn adapters_learn_and_after_the_first_step_the_device_allocates_nothing() {
+    let device = Device::cpu(2, Isa::detect()).unwrap();
+    let ids: Vec<u32> = (0..40).map(|index| index * 7 % 61).collect();
+    let sequence = Sequence { mask: vec![1; 40], ids, lengths: vec![40] };
+    let samples = MemorySamples::new(vec![sequence], 40).unwrap();
+    for kind in [OptimiserKind::AdamW, OptimiserKind::Muon] {
+        let mut options = TrainOptions { steps: 60, batch_sequences: 2, ..small_options() };
+        options.micro_batch_sequences = 1;
+        options.optimiser.kind = kind;
+        let mut base = Parameters::init(&device, small_config(true), 0);
+        // Logits of a frozen table as small as the initial one could not become large.
+        let table = base.decoder.layout().embedding();
+        table.of_mut(base.flat.data_mut()).iter_mut().for_each(|weight| *weight *= 20.0);
+        let adapters = Adapters::init(&device, &base.decoder, &AdapterOptions::default(), 0).unwrap();
+        let mut trainer = Trainer::over_frozen(&device, base, adapters, &options).unwrap();
+        let first = trainer.step(&samples, 0).unwrap().loss;
+        let allocated = device.allocated_bytes();
+        let last = (1..options.steps).map(|step| trainer.step(&samples, step).unwrap().loss).last().unwrap();
+        assert_eq!(device.allocated_bytes(), allocated, "{kind:?}");
+        assert!(first > 3.5 && last < 2.0, "{kind:?}: {first} to {last}");
+    }
+}
 
 #[test]
 fn muon_follows_its_reference() {
