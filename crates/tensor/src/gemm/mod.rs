@@ -19,6 +19,7 @@ mod tests;
 mod tile;
 
 pub use matrix::{Into, MatMut, MatRef};
+pub(crate) use pack::transpose;
 pub use packed::{PackedMatrix, gemm_packed};
 
 use crate::Exec;

@@ -141,7 +141,7 @@ unsafe fn copy_rows_generic<V: Vector>(from: MatRef<'_>, to: &mut [f32], width: 
 }
 
 /// The transpose of a row-major matrix: `to[column][row]`, lines of `width` floats, zero beyond the rows.
-fn transpose(isa: Isa, from: MatRef<'_>, to: &mut [f32], width: usize) {
+pub(crate) fn transpose(isa: Isa, from: MatRef<'_>, to: &mut [f32], width: usize) {
     let (mut row, columns) = (0, from.columns);
     #[cfg(target_arch = "x86_64")]
     if matches!(isa, Isa::Avx512 | Isa::Avx2) {

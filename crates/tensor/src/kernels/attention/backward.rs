@@ -9,7 +9,7 @@ use super::tile::{Left, Output, Right, TILE_ROWS, product};
 use super::{AttentionBatch, AttentionKept, KEY_BLOCK, attention_scale};
 use crate::kernels::math::exp_not_positive;
 use crate::simd::{Vector, Virtual16};
-use crate::{Disjoint, dispatch};
+use crate::{Disjoint, Isa, dispatch};
 use std::ops::Range;
 
 /// Queries that are taken through a block together: a multiple of the tile's.
@@ -23,6 +23,7 @@ const BLOCK_ROWS: usize = KEY_BLOCK.next_multiple_of(TILE_ROWS);
 /// One key/value head of one document.
 #[derive(Clone, Copy)]
 pub(super) struct HeadGradient<'a> {
+    pub isa: Isa,
     pub batch: AttentionBatch<'a>,
     pub kept: AttentionKept<'a>,
     pub d_out: &'a [f32],
@@ -173,8 +174,8 @@ impl<'a> State<'a> {
         let row = (self.task.document.start + first_key) * stride;
         let keys = &self.task.batch.qkv[row + key_offset..];
         let values = &self.task.batch.qkv[row + key_offset + heads.kv_heads * heads.head_dim..];
-        transpose_rows(keys, stride, count, self.keys_across);
-        transpose_rows(values, stride, count, self.values_across);
+        transpose_rows(self.task.isa, keys, (count, stride), self.keys_across);
+        transpose_rows(self.task.isa, values, (count, stride), self.values_across);
         copy_rows(keys, stride, count, (self.keys, heads.head_dim));
         self.d_keys.fill(0.0);
         self.d_values.fill(0.0);

@@ -1,9 +1,9 @@
 //! How keys and values lie in blocks: the keys of a block transposed, so that scores are vectors over keys;
 //! the values as rows, padded to a multiple of sixteen. Shared by training and by the engine's pages.
-#![allow(unsafe_code)]
 
 use super::KEY_BLOCK;
-use crate::Heads;
+use crate::gemm::{MatRef, transpose};
+use crate::{Heads, Isa};
 
 /// Width of a row of values in a block: the head's width rounded up to sixteen.
 pub(super) fn padded(head_dim: usize) -> usize {
@@ -52,63 +52,22 @@ impl<'a> Blocks<'a> {
 }
 
 /// Lays the keys and values of one head of `tokens` fused rows out in blocks, zero beyond the last.
-pub(super) fn fill_blocks(qkv: &[f32], heads: Heads, kv_head: usize, blocks: &mut [f32]) {
+pub(super) fn fill_blocks(isa: Isa, qkv: &[f32], (heads, kv_head): (Heads, usize), blocks: &mut [f32]) {
     let (width, head_dim) = (heads.fused_width(), heads.head_dim);
     let key_offset = (heads.heads + kv_head) * head_dim;
     let value_offset = key_offset + heads.kv_heads * head_dim;
     let rows = qkv.chunks(KEY_BLOCK * width);
     for (rows, block) in rows.zip(blocks.chunks_exact_mut(head_block_len(head_dim))) {
         let (keys, values) = block.split_at_mut(KEY_BLOCK * head_dim);
-        transpose_rows(&rows[key_offset..], width, rows.len() / width, keys);
+        transpose_rows(isa, &rows[key_offset..], (rows.len() / width, width), keys);
         copy_rows(&rows[value_offset..], width, rows.len() / width, (values, head_dim));
     }
 }
 
 /// Writes `count` ≤ 64 rows, `stride` apart in `from`, as the columns of `to` (head_dim, 64), zero beyond.
-pub(super) fn transpose_rows(from: &[f32], stride: usize, count: usize, to: &mut [f32]) {
-    const TILE: usize = 4;
-    let head_dim = to.len() / KEY_BLOCK;
-    let (whole_rows, whole_depth) = (count / TILE * TILE, head_dim / TILE * TILE);
-    for first in (0..whole_rows).step_by(TILE) {
-        for d in (0..whole_depth).step_by(TILE) {
-            transpose_tile(&from[first * stride + d..], stride, &mut to[d * KEY_BLOCK + first..]);
-        }
-    }
-    for (d, row) in to.chunks_exact_mut(KEY_BLOCK).enumerate() {
-        // Whatever the tiles did not reach.
-        let done = if d < whole_depth { whole_rows } else { 0 };
-        for (key, value) in row.iter_mut().enumerate().take(count).skip(done) {
-            *value = from[key * stride + d];
-        }
-        row[count..].fill(0.0);
-    }
-}
-
-/// Four rows of four values become four columns, 64 apart.
-#[inline(always)]
-fn transpose_tile(from: &[f32], stride: usize, to: &mut [f32]) {
-    assert!(from.len() >= 3 * stride + 4 && to.len() >= 3 * KEY_BLOCK + 4, "the tile lies within both");
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: SSE is part of x86-64, and the pointers stay within the slices by the assertion.
-    unsafe {
-        use std::arch::x86_64::{
-            _mm_loadu_ps, _mm_movehl_ps, _mm_movelh_ps, _mm_storeu_ps, _mm_unpackhi_ps, _mm_unpacklo_ps,
-        };
-        let row = |index: usize| _mm_loadu_ps(from.as_ptr().add(index * stride));
-        let (low_01, high_01) = (_mm_unpacklo_ps(row(0), row(1)), _mm_unpackhi_ps(row(0), row(1)));
-        let (low_23, high_23) = (_mm_unpacklo_ps(row(2), row(3)), _mm_unpackhi_ps(row(2), row(3)));
-        let to = to.as_mut_ptr();
-        _mm_storeu_ps(to, _mm_movelh_ps(low_01, low_23));
-        _mm_storeu_ps(to.add(KEY_BLOCK), _mm_movehl_ps(low_23, low_01));
-        _mm_storeu_ps(to.add(2 * KEY_BLOCK), _mm_movelh_ps(high_01, high_23));
-        _mm_storeu_ps(to.add(3 * KEY_BLOCK), _mm_movehl_ps(high_23, high_01));
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    for column in 0..4 {
-        for row in 0..4 {
-            to[column * KEY_BLOCK + row] = from[row * stride + column];
-        }
-    }
+pub(super) fn transpose_rows(isa: Isa, from: &[f32], (count, stride): (usize, usize), to: &mut [f32]) {
+    let from = MatRef::with_row_stride(from, count, to.len() / KEY_BLOCK, stride);
+    transpose(isa, from, to, KEY_BLOCK);
 }
 
 /// Copies `count` rows, `stride` apart in `from`, to the rows of `to` (rows, padded head_dim), zero beyond.

@@ -73,7 +73,7 @@ pub fn attention_forward(exec: Exec<'_>, batch: AttentionBatch<'_>, out: &mut [f
         let mut work = exec.pool.scratch().take(blocks_len + forward::work_len(heads.head_dim));
         let (blocks, work) = work.split_at_mut(blocks_len);
         let rows = document.start * heads.fused_width()..(document.start + end) * heads.fused_width();
-        fill_blocks(&batch.qkv[rows], heads, kv_head, blocks);
+        fill_blocks(exec.isa, &batch.qkv[rows], (heads, kv_head), blocks);
         let task = HeadRows {
             qkv: batch.qkv,
             heads,
@@ -113,7 +113,7 @@ pub fn attention_backward(
     exec.pool.run(batch.documents.len() * heads.kv_heads, &|task, _| {
         let document = &batch.documents[task / heads.kv_heads];
         let kv_head = task % heads.kv_heads;
-        let task = HeadGradient { batch, kept, d_out, document, kv_head, d_qkv: &d_qkv };
+        let task = HeadGradient { isa: exec.isa, batch, kept, d_out, document, kv_head, d_qkv: &d_qkv };
         let mut work = exec.pool.scratch().take(backward::work_len(&task));
         // SAFETY: an `Exec` has an available instruction set; no two tasks share a row and a head.
         unsafe { backward::differentiate(exec.isa, &task, &mut work) };
