@@ -1,37 +1,55 @@
-//! The merges as tables, and the splitting of one pre-token into ids.
-//! Knows bytes and ids; must not know text, special tokens or files.
+//! The merges as tables, and the splitting of one pre-token into symbols.
+//! Knows bytes and symbols; must not know text, ids, special tokens or files.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, HashMap};
 
-use crate::hash::hash_word;
 use crate::train::Pair;
 use crate::trie::{NO_TOKEN, Trie};
 
-/// Words up to this many bytes are remembered in the cache; longer ones seldom come again.
-const CACHED_BYTES_MAX: usize = 24;
-
 const NO_RANK: u32 = u32::MAX;
 const NO_NODE: u32 = u32::MAX;
+const NO_SYMBOL: u32 = u32::MAX;
 
-/// Byte-level merges: symbols 0 to 255 are the bytes, symbol 256 + i is what merge i makes.
+/// Byte-level merges. Symbols 0 to 255 are the bytes; those from 256 on are what merging can make, in the order of the
+/// ranks of the merges that make them of their bytes alone.
 pub(crate) struct Merges {
-    pairs: Vec<Pair>,
-    table: PairTable,
+    rules: Rules,
+    /// For each symbol from 256 on the merge that makes it when its bytes stand alone.
+    parts: Vec<Part>,
     bytes: Vec<u8>,
     /// Symbol `s` stands for `bytes[starts[s]..starts[s + 1]]`.
     starts: Vec<usize>,
     trie: Trie,
     /// For each symbol the longest other symbol that its bytes begin with, or [`NO_TOKEN`].
     shorter: Vec<u32>,
-    /// True if each symbol's bytes encode to that symbol alone, as training makes sure. Only then does the search
-    /// among symbols give what merging gives.
-    consistent: bool,
+    /// True if every symbol ranks after those that it is made of, as in all that training makes. Only then does the
+    /// search among symbols give what merging gives.
+    searchable: bool,
 }
 
-/// Buffers and the word cache of one encoding thread.
+/// One rule: these two neighbours become that symbol. Earlier rules go first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Merge {
+    pub pair: Pair,
+    pub made: u32,
+}
+
+/// The rules by rank.
+struct Rules {
+    pairs: Vec<Pair>,
+    made: Vec<u32>,
+    table: PairTable,
+}
+
+#[derive(Clone, Copy)]
+struct Part {
+    pair: Pair,
+    rank: u32,
+}
+
+/// Buffers of one encoding thread.
 pub(crate) struct Scratch {
-    cache: WordCache,
     word: Vec<u32>,
     dead_ends: Vec<u64>,
     nodes: Vec<Node>,
@@ -47,39 +65,51 @@ struct Node {
 }
 
 impl Merges {
-    /// Tables for `pairs`. A pair that names a symbol which no earlier merge made gives its index as the error.
-    pub(crate) fn new(pairs: Vec<Pair>) -> Result<Merges, usize> {
-        let mut bytes: Vec<u8> = (0..=255).collect();
-        let mut starts: Vec<usize> = (0..=256).collect();
-        for (index, &(left, right)) in pairs.iter().enumerate() {
-            if left.max(right) as usize >= 256 + index {
-                return Err(index);
-            }
-            for symbol in [left as usize, right as usize] {
-                bytes.extend_from_within(starts[symbol]..starts[symbol + 1]);
-            }
+    /// Tables for `merges`, which speak of the symbols 0 to 255 (the bytes) and any others. Gives also, for each symbol
+    /// of the result, its number in `merges`.
+    ///
+    /// A symbol whose bytes do not merge to it alone never comes out of merging: whatever surrounds its bytes, the
+    /// same merges happen among them as long as none crosses their border. Such symbols and their rules are left out.
+    pub(crate) fn new(merges: &[Merge]) -> (Merges, Vec<u32>) {
+        let rules = Rules::new(merges.to_vec());
+        let mut made = made_alone(&rules);
+        made.sort_unstable_by_key(|&(_, part, _)| part.rank);
+        let highest = merges.iter().map(|merge| merge.made.max(merge.pair.0).max(merge.pair.1)).max();
+        let mut numbers = vec![NO_SYMBOL; highest.map_or(256, |highest| highest as usize + 1).max(256)];
+        let mut names: Vec<u32> = (0..256).collect();
+        names.extend(made.iter().map(|&(symbol, ..)| symbol));
+        for (number, &name) in names.iter().enumerate() {
+            numbers[name as usize] = number as u32;
+        }
+        let (mut bytes, mut starts): (Vec<u8>, Vec<usize>) = ((0..=255).collect(), (0..=256).collect());
+        for (_, _, text) in &made {
+            bytes.extend_from_slice(text);
             starts.push(bytes.len());
         }
-        let table = PairTable::new(&pairs);
+        let renumber = |pair: Pair| (numbers[pair.0 as usize], numbers[pair.1 as usize]);
+        // Ranks stay what they were, so rules that never apply keep their places.
+        let renumbered = merges
+            .iter()
+            .map(|merge| Merge { pair: renumber(merge.pair), made: numbers[merge.made as usize] });
+        let rules = Rules::new(renumbered.collect());
+        let parts: Vec<Part> =
+            made.iter().map(|(_, part, _)| Part { pair: renumber(part.pair), rank: part.rank }).collect();
+        let rank = |symbol: u32| symbol.checked_sub(256).map(|index| parts[index as usize].rank);
+        let ranks_after = |part: &Part| rank(part.pair.0).max(rank(part.pair.1)) < Some(part.rank);
+        let searchable = parts.iter().all(ranks_after);
         let token = |symbol: usize| &bytes[starts[symbol]..starts[symbol + 1]];
-        let trie = Trie::new((0..256 + pairs.len()).map(token));
-        let shorter = (0..256 + pairs.len()).map(|symbol| {
+        let trie = Trie::new((0..names.len()).map(token));
+        let shorter = (0..names.len()).map(|symbol| {
             let bytes = token(symbol);
             trie.longest(&bytes[..bytes.len() - 1])
         });
         let shorter = shorter.collect();
-        let mut merges = Merges { pairs, table, bytes, starts, trie, shorter, consistent: true };
-        merges.consistent = merges.is_consistent();
-        Ok(merges)
+        (Merges { rules, parts, bytes, starts, trie, shorter, searchable }, names)
     }
 
-    /// The number of symbols: 256 and the merges.
+    /// The number of symbols: 256 and those that merging can make.
     pub(crate) fn len(&self) -> usize {
-        256 + self.pairs.len()
-    }
-
-    pub(crate) fn pairs(&self) -> &[Pair] {
-        &self.pairs
+        256 + self.parts.len()
     }
 
     /// The bytes that a symbol below [`Merges::len`] stands for.
@@ -87,27 +117,13 @@ impl Merges {
         &self.bytes[self.starts[symbol as usize]..self.starts[symbol as usize + 1]]
     }
 
-    /// Appends the ids of one pre-token.
-    #[inline]
-    pub(crate) fn encode_word(&self, word: &[u8], scratch: &mut Scratch, ids: &mut Vec<u32>) {
-        if word.len() > CACHED_BYTES_MAX {
-            return self.append_word(word, scratch, ids);
-        }
-        let hash = hash_word(word);
-        if scratch.cache.append(hash, word, ids) {
-            return;
-        }
-        let start = ids.len();
-        self.append_word(word, scratch, ids);
-        scratch.cache.insert(hash, word, &ids[start..]);
-    }
-
-    fn append_word(&self, word: &[u8], scratch: &mut Scratch, ids: &mut Vec<u32>) {
-        if self.consistent {
-            self.search(word, &mut scratch.dead_ends, ids);
+    /// Appends the symbols of one pre-token.
+    pub(crate) fn append(&self, word: &[u8], scratch: &mut Scratch, symbols: &mut Vec<u32>) {
+        if self.searchable {
+            self.search(word, &mut scratch.dead_ends, symbols);
         } else {
-            self.merge_by_queue(word, scratch);
-            ids.extend_from_slice(&scratch.word);
+            self.rules.merge_by_queue(word, scratch);
+            symbols.extend_from_slice(&scratch.word);
         }
     }
 
@@ -161,36 +177,65 @@ impl Merges {
         // The rank of the merge that consumes the part on this side; a part that is never consumed has none.
         let (mut left_consumed, mut right_consumed) = (NO_RANK, NO_RANK);
         loop {
-            let across = self.table.rank((left, right));
+            let across = self.rules.table.rank((left, right));
             if across != NO_RANK && across < left_consumed && across <= right_consumed {
                 return false;
             }
-            // The symbol of the higher number is the later merge; bytes are not merges.
+            // The symbol of the higher number comes of the later merge; bytes come of none.
             if left.max(right) < 256 {
                 return true;
             }
             if left > right {
-                left_consumed = left - 256;
-                left = self.pairs[left_consumed as usize].1;
+                let part = self.parts[left as usize - 256];
+                (left_consumed, left) = (part.rank, part.pair.1);
             } else {
-                right_consumed = right - 256;
-                right = self.pairs[right_consumed as usize].0;
+                let part = self.parts[right as usize - 256];
+                (right_consumed, right) = (part.rank, part.pair.0);
             }
         }
     }
+}
 
-    /// Does merging the bytes of each symbol give that symbol?
-    fn is_consistent(&self) -> bool {
-        let mut scratch = Scratch::default();
-        (0..self.len() as u32).all(|symbol| {
-            self.merge_by_queue(self.bytes(symbol), &mut scratch);
-            scratch.word == [symbol]
-        })
+/// Of each symbol that its own bytes merge to: its number, the last of these merges, and the bytes.
+fn made_alone(rules: &Rules) -> Vec<(u32, Part, Vec<u8>)> {
+    let mut scratch = Scratch::default();
+    let mut bytes_of: HashMap<u32, Vec<u8>> = (0..256).map(|byte| (byte, vec![byte as u8])).collect();
+    // Rules may come before those that make their parts, so they are gone through until nothing new is named.
+    let mut left_over: Vec<usize> = (0..rules.pairs.len()).collect();
+    loop {
+        let before = left_over.len();
+        left_over.retain(|&rank| {
+            let (left, right) = rules.pairs[rank];
+            let (Some(left), Some(right)) = (bytes_of.get(&left), bytes_of.get(&right)) else { return true };
+            let bytes = [&left[..], right].concat();
+            bytes_of.entry(rules.made[rank]).or_insert(bytes);
+            false
+        });
+        if left_over.len() == before {
+            break;
+        }
+    }
+    let made = bytes_of.into_iter().filter(|(symbol, _)| *symbol >= 256);
+    let made = made.filter_map(|(symbol, bytes)| {
+        let rank = rules.merge_by_queue(&bytes, &mut scratch);
+        let part = Part { pair: *rules.pairs.get(rank as usize)?, rank };
+        (scratch.word == [symbol]).then_some((symbol, part, bytes))
+    });
+    made.collect()
+}
+
+impl Rules {
+    fn new(merges: Vec<Merge>) -> Rules {
+        let pairs: Vec<Pair> = merges.iter().map(|merge| merge.pair).collect();
+        let made = merges.iter().map(|merge| merge.made).collect();
+        Rules { table: PairTable::new(&pairs), pairs, made }
     }
 
-    /// Merges with a queue ordered by (rank, position): n log n, whatever the word.
-    fn merge_by_queue(&self, bytes: &[u8], scratch: &mut Scratch) {
+    /// Merges with a queue ordered by (rank, position): n log n, whatever the word. The symbols are in `scratch.word`
+    /// then; returns the rank of the last merge, or [`NO_RANK`].
+    fn merge_by_queue(&self, bytes: &[u8], scratch: &mut Scratch) -> u32 {
         let Scratch { word, nodes, queue, .. } = scratch;
+        let mut last_rank = NO_RANK;
         let count = bytes.len() as u32;
         nodes.clear();
         nodes.extend(bytes.iter().enumerate().map(|(index, &byte)| {
@@ -210,7 +255,8 @@ impl Merges {
             if stale {
                 continue;
             }
-            nodes[left as usize].symbol = 256 + rank;
+            nodes[left as usize].symbol = self.made[rank as usize];
+            last_rank = rank;
             nodes[left as usize].next = right_node.next;
             nodes[right as usize].next = left;
             if right_node.next != NO_NODE {
@@ -228,6 +274,7 @@ impl Merges {
             word.push(node.symbol);
             index = node.next;
         }
+        last_rank
     }
 
     fn queue_pair(
@@ -246,13 +293,7 @@ impl Merges {
 
 impl Default for Scratch {
     fn default() -> Scratch {
-        Scratch {
-            cache: WordCache::new(),
-            word: Vec::new(),
-            dead_ends: Vec::new(),
-            nodes: Vec::new(),
-            queue: BinaryHeap::new(),
-        }
+        Scratch { word: Vec::new(), dead_ends: Vec::new(), nodes: Vec::new(), queue: BinaryHeap::new() }
     }
 }
 
@@ -279,6 +320,9 @@ impl PairTable {
             shift: 64 - size.trailing_zeros(),
         };
         for (rank, &(left, right)) in pairs.iter().enumerate() {
+            if left.max(right) == NO_SYMBOL {
+                continue;
+            }
             if left.max(right) < 256 {
                 let slot = &mut table.byte_pairs[(left << 8 | right) as usize];
                 *slot = (*slot).min(rank as u32);
@@ -326,76 +370,6 @@ fn spread(key: u64) -> u64 {
     key.wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
-/// Words met before and their ids. Emptied when half full, so that its memory is bounded.
-struct WordCache {
-    slots: Vec<Slot>,
-    filled: usize,
-    words: Vec<u8>,
-    ids: Vec<u32>,
-}
-
-#[derive(Clone, Copy, Default)]
-struct Slot {
-    hash: u64,
-    word_start: u32,
-    ids_start: u32,
-    word_bytes: u8,
-    ids_count: u8,
-}
-
-impl WordCache {
-    const SLOTS: usize = 1 << 15;
-
-    fn new() -> WordCache {
-        WordCache { slots: Vec::new(), filled: 0, words: Vec::new(), ids: Vec::new() }
-    }
-
-    #[inline]
-    fn append(&self, hash: u64, word: &[u8], ids: &mut Vec<u32>) -> bool {
-        if self.slots.is_empty() {
-            return false;
-        }
-        let mut at = hash as usize & (Self::SLOTS - 1);
-        loop {
-            let slot = self.slots[at];
-            if slot.word_bytes == 0 {
-                return false;
-            }
-            let start = slot.word_start as usize;
-            if slot.hash == hash && self.words[start..start + usize::from(slot.word_bytes)] == *word {
-                let start = slot.ids_start as usize;
-                ids.extend_from_slice(&self.ids[start..start + usize::from(slot.ids_count)]);
-                return true;
-            }
-            at = (at + 1) & (Self::SLOTS - 1);
-        }
-    }
-
-    fn insert(&mut self, hash: u64, word: &[u8], ids: &[u32]) {
-        if self.filled * 2 >= self.slots.len() {
-            self.slots.clear();
-            self.slots.resize(Self::SLOTS, Slot::default());
-            self.words.clear();
-            self.ids.clear();
-            self.filled = 0;
-        }
-        let mut at = hash as usize & (Self::SLOTS - 1);
-        while self.slots[at].word_bytes != 0 {
-            at = (at + 1) & (Self::SLOTS - 1);
-        }
-        self.slots[at] = Slot {
-            hash,
-            word_start: self.words.len() as u32,
-            ids_start: self.ids.len() as u32,
-            word_bytes: word.len() as u8,
-            ids_count: ids.len() as u8,
-        };
-        self.words.extend_from_slice(word);
-        self.ids.extend_from_slice(ids);
-        self.filled += 1;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -403,20 +377,40 @@ mod tests {
     use crate::train::{MergeLimits, WordCounts, learn_merges};
     use proptest::prelude::*;
 
+    fn merges(rules: &[(u32, u32, u32)]) -> Merges {
+        let rules: Vec<Merge> =
+            rules.iter().map(|&(left, right, made)| Merge { pair: (left, right), made }).collect();
+        Merges::new(&rules).0
+    }
+
     fn by_queue(merges: &Merges, word: &[u8]) -> Vec<u32> {
         let mut scratch = Scratch::default();
-        merges.merge_by_queue(word, &mut scratch);
+        merges.rules.merge_by_queue(word, &mut scratch);
         scratch.word
     }
 
-    fn encoded(merges: &Merges, word: &[u8]) -> Vec<u32> {
-        let (mut scratch, mut ids) = (Scratch::default(), vec![7]);
-        merges.encode_word(word, &mut scratch, &mut ids);
-        // Once more, so that short words come from the cache.
-        merges.encode_word(word, &mut scratch, &mut ids);
-        let (first, second) = ids[1..].split_at((ids.len() - 1) / 2);
-        assert_eq!(first, second);
-        first.to_vec()
+    fn texts_of(merges: &Merges, word: &str) -> Vec<String> {
+        let (mut scratch, mut symbols) = (Scratch::default(), Vec::new());
+        merges.append(word.as_bytes(), &mut scratch, &mut symbols);
+        symbols.iter().map(|&symbol| String::from_utf8(merges.bytes(symbol).to_vec()).unwrap()).collect()
+    }
+
+    /// Merges by the definition: again and again the first rule that applies anywhere, at its leftmost place.
+    fn by_definition(rules: &[(u32, u32, u32)], word: &str) -> Vec<String> {
+        let mut symbols: Vec<(u32, String)> =
+            word.bytes().map(|byte| (u32::from(byte), char::from(byte).to_string())).collect();
+        loop {
+            let rank = |pair: &[(u32, String)]| {
+                rules.iter().position(|rule| (rule.0, rule.1) == (pair[0].0, pair[1].0))
+            };
+            let places = symbols.windows(2).enumerate().filter_map(|(at, pair)| Some((rank(pair)?, at)));
+            let Some((rank, at)) = places.min() else {
+                return symbols.into_iter().map(|(_, text)| text).collect();
+            };
+            let right = symbols.remove(at + 1).1;
+            symbols[at].0 = rules[rank].2;
+            symbols[at].1 += &right;
+        }
     }
 
     proptest! {
@@ -431,36 +425,72 @@ mod tests {
             counts.add(&texts, 1, 1);
             let limits =
                 MergeLimits { merges_max: 40, count_min: 1, token_bytes_max: 12, special_tokens: vec![] };
-            let merges = Merges::new(learn_merges(counts, &limits)).unwrap();
-            prop_assert!(merges.consistent, "training only makes tokens that encode to themselves");
+            let rules: Vec<Merge> = learn_merges(counts, &limits).iter().zip(256..)
+                .map(|(&pair, made)| Merge { pair, made }).collect();
+            let (merges, names) = Merges::new(&rules);
+            prop_assert!(merges.searchable);
+            let all: Vec<u32> = (0..256 + rules.len() as u32).collect();
+            prop_assert_eq!(names, all, "training only makes tokens that encode to themselves");
+            let (mut scratch, mut symbols) = (Scratch::default(), Vec::new());
             for word in words {
-                prop_assert_eq!(encoded(&merges, word.as_bytes()), by_queue(&merges, word.as_bytes()));
+                symbols.clear();
+                merges.append(word.as_bytes(), &mut scratch, &mut symbols);
+                prop_assert_eq!(&symbols, &by_queue(&merges, word.as_bytes()));
+            }
+        }
+
+        /// Rules as nobody would train them: any two of the symbols so far, or of those to come, several ways to make
+        /// the same text, in any order.
+        #[test]
+        fn any_rules_are_followed_by_the_definition(
+            choices in prop::collection::vec((0usize..12, 0usize..12), 1..14),
+            order in prop::collection::vec(any::<u32>(), 14),
+            words in prop::collection::vec("[abc]{1,12}|(abc|bca){1,5}", 1..12),
+        ) {
+            let mut texts: Vec<String> = ["a", "b", "c"].map(String::from).to_vec();
+            let name = |texts: &mut Vec<String>, text: &str| {
+                let at = texts.iter().position(|known| known == text).unwrap_or(texts.len());
+                if at == texts.len() {
+                    texts.push(text.to_owned());
+                }
+                if at < 3 { u32::from(text.as_bytes()[0]) } else { 1000 + at as u32 }
+            };
+            let mut rules: Vec<(u32, u32, u32)> = Vec::new();
+            for (left, right) in choices {
+                let (left, right) = (texts[left % texts.len()].clone(), texts[right % texts.len()].clone());
+                let made = name(&mut texts, &format!("{left}{right}"));
+                let rule = (name(&mut texts, &left), name(&mut texts, &right), made);
+                if !rules.contains(&rule) {
+                    rules.push(rule);
+                }
+            }
+            let mut orders = vec![rules.clone(), rules.clone()];
+            let mut keyed: Vec<_> = rules.iter().zip(&order).collect();
+            keyed.sort_by_key(|(_, key)| **key);
+            orders[1] = keyed.into_iter().map(|(rule, _)| *rule).collect();
+            for rules in orders {
+                let merges = merges(&rules);
+                for word in &words {
+                    prop_assert_eq!(texts_of(&merges, word), by_definition(&rules, word), "{:?}", rules);
+                }
             }
         }
     }
 
     #[test]
-    fn merges_that_training_would_not_make_are_followed_all_the_same() {
+    fn symbols_that_never_come_out_are_left_out() {
         let [a, b, c] = [b'a', b'b', b'c'].map(u32::from);
-        // `abc` can never come out, since `bc` is merged before `ab`.
-        let merges = Merges::new(vec![(b, c), (a, b), (257, c)]).unwrap();
-        assert!(!merges.consistent);
-        assert_eq!(encoded(&merges, b"abc"), [a, 256]);
-        assert_eq!(encoded(&merges, b"aab"), [a, 257]);
-        assert_eq!(Merges::new(vec![(a, b), (258, c)]).err(), Some(1));
-    }
-
-    #[test]
-    fn the_cache_forgets_when_full_and_stays_right() {
-        let merges = Merges::new(vec![(u32::from(b'1'), u32::from(b'2'))]).unwrap();
-        let mut scratch = Scratch::default();
-        for _ in 0..2 {
-            for number in 0..40_000 {
-                let (word, mut ids) = (format!("{number}"), Vec::new());
-                merges.encode_word(word.as_bytes(), &mut scratch, &mut ids);
-                assert_eq!(ids, by_queue(&merges, word.as_bytes()));
-            }
-        }
-        assert!(scratch.cache.filled <= WordCache::SLOTS / 2);
+        // `abc` can never come out, since `bc` is merged before `ab`; nothing makes 900.
+        let rules = [(b, c, 300), (a, b, 301), (301, c, 302), (900, c, 303)];
+        let found = merges(&rules);
+        assert_eq!(found.len(), 258);
+        assert!(found.searchable);
+        assert_eq!(texts_of(&found, "abc"), ["a", "bc"]);
+        assert_eq!(texts_of(&found, "aab"), ["a", "ab"]);
+        // A rule that comes before the one that makes its part.
+        let rules = [(301, c, 302), (a, b, 301)];
+        let found = merges(&rules);
+        assert!(!found.searchable);
+        assert_eq!(texts_of(&found, "ababcab"), ["ab", "abc", "ab"]);
     }
 }

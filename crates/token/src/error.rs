@@ -12,7 +12,7 @@ pub enum Error {
     /// Training options that contradict each other or the texts.
     #[error("cannot train a tokenizer: {0}")]
     Training(String),
-    /// A tokenizer file that is not what [`crate::Tokenizer::save`] writes.
+    /// A tokenizer file that is damaged or of a kind that cannot be used.
     #[error("{path}: cannot use this tokenizer: {reason}")]
     File {
         /// The file.

@@ -1,238 +1,239 @@
-//! `tokenizer.json` and its companions: written so that Hugging Face `tokenizers` and transformers load them unchanged,
-//! read back strictly. Knows file formats; must not know how text is encoded.
+//! A tokenizer's folder: `tokenizer.json` and its companions, written so that Hugging Face `tokenizers` and transformers
+//! load them unchanged; what was loaded is written back as it was. Knows files; must not know how text is encoded.
 
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use crate::bpe::Merges;
+use crate::chat::CHATML;
 use crate::error::{Error, Result};
-use crate::pretoken::{digits_of, pattern};
-use crate::tokenizer::{Settings, Tokenizer};
+use crate::pretoken::pattern;
+use crate::read::byte_letters;
+use crate::tokenizer::{MESSAGE_END, MESSAGE_START, Settings, Tokenizer};
 use crate::train::Pair;
 
-const TOKENIZER: &str = "tokenizer.json";
+pub(crate) const TOKENIZER: &str = "tokenizer.json";
 const CONFIG: &str = "tokenizer_config.json";
 const SPECIAL: &str = "special_tokens_map.json";
 const TEMPLATE: &str = "chat_template.jinja";
+/// What a folder may hold beside these, for programs that read the older form.
+const OTHERS: [&str; 4] = ["added_tokens.json", "vocab.json", "merges.txt", "chat_template.json"];
+
+/// The files that a tokenizer was read from.
+pub(crate) struct Companions {
+    /// Names and contents, without `tokenizer.json`.
+    files: Vec<(&'static str, String)>,
+    settings: Settings,
+}
 
 impl Tokenizer {
     /// Writes `tokenizer.json`, `tokenizer_config.json` (with the chat template) and `special_tokens_map.json` into the
-    /// folder `directory`, which is made if need be. Each file is complete or not there.
+    /// folder `directory`, which is made if need be. Each file is complete or not there. A tokenizer that was loaded is
+    /// written as it was, with all its companions, but for settings that have been changed since.
     ///
     /// # Errors
     /// [`Error::Base`] when the folder cannot be written.
     pub fn save(&self, directory: impl AsRef<Path>) -> Result<()> {
         let directory = directory.as_ref();
         base::fs::create_folder(directory)?;
-        write(&directory.join(TOKENIZER), &pretty(&self.to_json()))?;
-        write(&directory.join(CONFIG), &pretty(&self.config_json()))?;
-        let names = json!({ "eos_token": self.settings.eos_token, "pad_token": self.settings.pad_token });
-        Ok(write(&directory.join(SPECIAL), &pretty(&names))?)
+        write(&directory.join(TOKENIZER), &self.source)?;
+        let Some(companions) = &self.companions else {
+            write(&directory.join(CONFIG), &pretty(&config_json(&self.settings)))?;
+            let names = json!({ "eos_token": self.settings.eos_token, "pad_token": self.settings.pad_token });
+            return Ok(write(&directory.join(SPECIAL), &pretty(&names))?);
+        };
+        for (name, text) in companions.changed(&self.settings) {
+            write(&directory.join(name), &text)?;
+        }
+        Ok(())
     }
 
-    /// Reads what [`Tokenizer::save`] wrote: `path` is the folder or its `tokenizer.json`.
+    /// Reads a folder with a byte-level BPE `tokenizer.json`, or that file: what [`Tokenizer::save`] wrote, or what
+    /// Hugging Face has of GPT-2, SmolLM, Llama 3, Qwen and their like.
     ///
     /// # Errors
-    /// [`Error::Base`] when a file cannot be read, [`Error::File`] naming the part that is not as we write it.
+    /// [`Error::Base`] when a file cannot be read, [`Error::File`] naming the part that cannot be used and what to do.
     pub fn load(path: impl AsRef<Path>) -> Result<Tokenizer> {
         let path = path.as_ref();
         let path = if path.is_dir() { path.join(TOKENIZER) } else { path.to_owned() };
-        let found = read_json(&path)?;
+        let source = base::fs::read_text(&path)?;
         let directory = path.parent().unwrap_or(Path::new("."));
         let reject = |reason: String| Error::File { path: path.clone(), reason };
-        let mut tokenizer = from_json(&found).map_err(reject)?;
-        if let Some(difference) = first_difference("", &tokenizer.to_json(), &found) {
-            return Err(reject(unsupported(&difference)));
-        }
-        read_settings(&mut tokenizer, directory)?;
+        let found =
+            serde_json::from_str(&source).map_err(|error| reject(format!("not valid JSON: {error}")))?;
+        let contents = crate::read::contents(&found).map_err(reject)?;
+        let mut tokenizer = Tokenizer::from_contents(contents, source);
+        let files = read_companions(directory)?;
+        read_settings(&mut tokenizer, &files, directory)?;
+        tokenizer.companions = Some(Companions { files, settings: tokenizer.settings.clone() });
         Ok(tokenizer)
     }
 
     /// Identifies the mapping from text to ids: the blake3 hash of `tokenizer.json`, 64 hexadecimal digits.
     pub fn fingerprint(&self) -> String {
         // Settings are no part of the file, so what is hashed never changes.
-        self.fingerprint.get_or_init(|| base::hash::hash_bytes(pretty(&self.to_json()).as_bytes())).clone()
+        self.fingerprint.get_or_init(|| base::hash::hash_bytes(self.source.as_bytes())).clone()
     }
+}
 
-    fn to_json(&self) -> Value {
-        let letters = byte_letters();
-        let spell = |symbol: u32| -> String {
-            self.merges.bytes(symbol).iter().map(|&byte| letters[usize::from(byte)]).collect()
-        };
-        let first_special = self.merges.len();
-        let vocabulary: Map<String, Value> =
-            (0..first_special as u32).map(|symbol| (spell(symbol), json!(symbol))).collect();
-        let merges: Vec<Value> =
-            self.merges.pairs().iter().map(|&(left, right)| json!([spell(left), spell(right)])).collect();
-        let added: Vec<Value> = (self.special.iter().enumerate()).map(|(index, content)| {
+/// The text of `tokenizer.json` for what training learnt: ids are the bytes, the merges, then the special tokens.
+pub(crate) fn trained_source(merges: &[Pair], special: &[String], digits: usize) -> String {
+    let letters = byte_letters();
+    let mut spelt: Vec<String> = letters.iter().map(|letter| letter.to_string()).collect();
+    let mut pairs = Vec::with_capacity(merges.len());
+    for &(left, right) in merges {
+        let (left, right) = (&spelt[left as usize], &spelt[right as usize]);
+        pairs.push(json!([left, right]));
+        spelt.push(format!("{left}{right}"));
+    }
+    let first_special = spelt.len();
+    let vocabulary: Map<String, Value> = spelt.into_iter().zip((0..).map(|id: u32| json!(id))).collect();
+    let added: Vec<Value> = (special.iter().enumerate())
+        .map(|(index, content)| {
             json!({ "id": first_special + index, "content": content, "single_word": false, "lstrip": false,
                     "rstrip": false, "normalized": false, "special": true })
-        }).collect();
-        let split = json!({ "type": "Split", "pattern": { "Regex": pattern(self.digits) },
-                            "behavior": "Isolated", "invert": false });
-        let byte_level = json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true,
-                                 "use_regex": false });
-        json!({
-            "version": "1.0",
-            "truncation": null,
-            "padding": null,
-            "added_tokens": added,
-            "normalizer": null,
-            "pre_tokenizer": { "type": "Sequence", "pretokenizers": [split, byte_level] },
-            "post_processor": null,
-            "decoder": byte_level,
-            "model": { "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
-                       "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
-                       "ignore_merges": false, "vocab": vocabulary, "merges": merges },
         })
-    }
+        .collect();
+    let split = json!({ "type": "Split", "pattern": { "Regex": pattern(digits) },
+                        "behavior": "Isolated", "invert": false });
+    let byte_level = json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true,
+                             "use_regex": false });
+    pretty(&json!({
+        "version": "1.0",
+        "truncation": null,
+        "padding": null,
+        "added_tokens": added,
+        "normalizer": null,
+        "pre_tokenizer": { "type": "Sequence", "pretokenizers": [split, byte_level] },
+        "post_processor": null,
+        "decoder": byte_level,
+        "model": { "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+                   "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
+                   "ignore_merges": false, "vocab": vocabulary, "merges": pairs },
+    }))
+}
 
-    fn config_json(&self) -> Value {
-        let mut config = json!({
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "clean_up_tokenization_spaces": false,
-            "eos_token": self.settings.eos_token,
-            "pad_token": self.settings.pad_token,
-            "chat_template": self.settings.chat_template,
-        });
-        if let Some(length) = self.settings.model_max_length {
-            config["model_max_length"] = json!(length);
+impl Companions {
+    /// The files with the settings that differ from those read.
+    fn changed(&self, settings: &Settings) -> Vec<(&'static str, String)> {
+        let (new, old) = (config_json(settings), config_json(&self.settings));
+        let mut files = self.files.clone();
+        if new == old {
+            return files;
         }
-        config
-    }
-}
-
-/// The letter that stands for each byte in `tokenizer.json` (GPT-2's `bytes_to_unicode`): printable bytes of Latin-1
-/// stand for themselves, the other 68 take the code points from U+0100 on.
-fn byte_letters() -> [char; 256] {
-    let mut letters = ['\0'; 256];
-    let mut next = 0x100u32;
-    for byte in 0..=255u8 {
-        letters[usize::from(byte)] = match byte {
-            b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff => char::from(byte),
-            _ => {
-                next += 1;
-                char::from_u32(next - 1).expect("U+0100 to U+0143 are characters")
+        let has_template = files.iter().any(|(name, _)| *name == TEMPLATE);
+        for (name, text) in &mut files {
+            if *name == TEMPLATE {
+                text.clone_from(&settings.chat_template);
+            } else if *name == CONFIG
+                && let (Ok(Value::Object(mut config)), Some(new)) =
+                    (serde_json::from_str(text), new.as_object())
+            {
+                let differs =
+                    |name: &&String| new[*name] != old[*name] && !(has_template && *name == "chat_template");
+                for name in new.keys().filter(differs) {
+                    config.insert(name.clone(), new[name].clone());
+                }
+                *text = pretty(&Value::Object(config));
             }
-        };
+        }
+        if !files.iter().any(|(name, _)| *name == CONFIG) {
+            files.push((CONFIG, pretty(&new)));
+        }
+        files
     }
-    letters
 }
 
-/// Builds a tokenizer from the parts of the file that vary; the error is the reason alone.
-fn from_json(found: &Value) -> std::result::Result<Tokenizer, String> {
-    let kind = &found["model"]["type"];
-    if kind != "BPE" {
-        return Err(unsupported(&format!("model.type is {}", shown(kind))));
+fn config_json(settings: &Settings) -> Value {
+    let mut config = json!({
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "clean_up_tokenization_spaces": false,
+        "eos_token": settings.eos_token,
+        "pad_token": settings.pad_token,
+        "chat_template": settings.chat_template,
+    });
+    if !settings.bos_token.is_empty() {
+        config["bos_token"] = json!(settings.bos_token);
     }
-    let regex = &found["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"];
-    let digits = regex.as_str().and_then(digits_of).ok_or_else(|| {
-        unsupported(&format!("pre_tokenizer.pretokenizers[0].pattern.Regex is {}", shown(regex)))
-    })?;
-    let vocabulary = found["model"]["vocab"].as_object().ok_or("model.vocab is not an object")?;
-    let merges = found["model"]["merges"].as_array().ok_or("model.merges is not an array")?;
-    let symbol =
-        |value: &Value| -> Option<u32> { u32::try_from(vocabulary.get(value.as_str()?)?.as_u64()?).ok() };
-    let pairs: Option<Vec<Pair>> =
-        merges.iter().map(|merge| Some((symbol(&merge[0])?, symbol(&merge[1])?))).collect();
-    let pairs = pairs.ok_or("model.merges names a token that model.vocab lacks")?;
-    let merges = Merges::new(pairs)
-        .map_err(|index| unsupported(&format!("merge {index} uses a token that no earlier merge makes")))?;
-    let added = found["added_tokens"].as_array().ok_or("added_tokens is not an array")?;
-    let special: Option<Vec<String>> =
-        added.iter().map(|token| Some(token["content"].as_str()?.to_owned())).collect();
-    let special = special.ok_or("added_tokens has an entry without content")?;
-    if let Some(bad) = special.iter().find(|special| special.len() < 2) {
-        return Err(unsupported(&format!("added token {bad:?} is shorter than two bytes")));
+    if let Some(length) = settings.model_max_length {
+        config["model_max_length"] = json!(length);
     }
-    let settings = Settings {
-        bos_token: String::new(),
-        eos_token: special.first().cloned().unwrap_or_default(),
-        pad_token: special.first().cloned().unwrap_or_default(),
-        model_max_length: None,
-        chat_template: crate::chat::CHATML.to_owned(),
+    config
+}
+
+fn read_companions(directory: &Path) -> Result<Vec<(&'static str, String)>> {
+    let mut files = Vec::new();
+    for name in [CONFIG, SPECIAL, TEMPLATE].into_iter().chain(OTHERS) {
+        let path = directory.join(name);
+        if path.exists() {
+            files.push((name, base::fs::read_text(&path)?));
+        }
+    }
+    Ok(files)
+}
+
+fn read_settings(
+    tokenizer: &mut Tokenizer,
+    files: &[(&'static str, String)],
+    directory: &Path,
+) -> Result<()> {
+    let text_of = |name: &str| files.iter().find(|file| file.0 == name).map(|file| file.1.as_str());
+    let reject = |name: &str, reason: String| Error::File { path: directory.join(name), reason };
+    let json_of = |name: &str| -> Result<Value> {
+        let text = text_of(name).unwrap_or("{}");
+        serde_json::from_str(text).map_err(|error| reject(name, format!("not valid JSON: {error}")))
     };
-    Ok(Tokenizer::from_parts(merges, special, digits, settings))
-}
-
-fn read_settings(tokenizer: &mut Tokenizer, directory: &Path) -> Result<()> {
-    let path = directory.join(CONFIG);
-    if path.exists() {
-        let config = read_json(&path)?;
-        for (name, target) in [
-            ("bos_token", &mut tokenizer.settings.bos_token),
-            ("eos_token", &mut tokenizer.settings.eos_token),
-            ("pad_token", &mut tokenizer.settings.pad_token),
-            ("chat_template", &mut tokenizer.settings.chat_template),
-        ] {
-            // A special token may be spelt as a string or as an object with its content.
-            if let Some(text) = config[name].as_str().or(config[name]["content"].as_str()) {
-                *target = text.to_owned();
-            }
+    let (config, special) = (json_of(CONFIG)?, json_of(SPECIAL)?);
+    // A special token may be spelt as a text or as an object with its content.
+    let spelt = |config: &Value, name: &str| -> Option<String> {
+        Some(config[name].as_str().or(config[name]["content"].as_str())?.to_owned())
+    };
+    let token = |name: &str| spelt(&config, name).or_else(|| spelt(&special, name)).unwrap_or_default();
+    let (bos_token, mut eos_token, mut pad_token) =
+        (token("bos_token"), token("eos_token"), token("pad_token"));
+    if text_of(CONFIG).is_none() && eos_token.is_empty() {
+        eos_token = tokenizer.special_tokens().first().cloned().unwrap_or_default();
+    }
+    if pad_token.is_empty() {
+        pad_token.clone_from(&eos_token);
+    }
+    for (name, text) in [("bos_token", &bos_token), ("eos_token", &eos_token)] {
+        if !text.is_empty() && tokenizer.token_id(text).is_none() {
+            let reason =
+                format!("{name} is {text:?}, which is no added token of {TOKENIZER}; correct either file");
+            return Err(reject(CONFIG, reason));
         }
+    }
+    let named = |templates: &Value| {
+        let default = templates.as_array()?.iter().find(|template| template["name"] == "default")?;
+        Some(default["template"].as_str()?.to_owned())
+    };
+    let in_json = |config: &Value| {
+        let template = &config["chat_template"];
+        template.as_str().map(String::from).or_else(|| named(template))
+    };
+    let template = text_of(TEMPLATE).map(String::from).or_else(|| in_json(&config));
+    let template = match template {
+        Some(template) => Some(template),
+        None => in_json(&json_of("chat_template.json")?),
+    };
+    let speaks_chatml = [MESSAGE_START, MESSAGE_END].iter().all(|text| tokenizer.special(text).is_some());
+    let default = if speaks_chatml { CHATML } else { "" };
+    tokenizer.settings = Settings {
+        bos_token,
+        eos_token,
+        pad_token,
         // transformers writes 10^30 for "unknown", which is no u64.
-        tokenizer.settings.model_max_length =
-            config["model_max_length"].as_u64().and_then(|length| usize::try_from(length).ok());
-        let eos = &tokenizer.settings.eos_token;
-        if !eos.is_empty() && tokenizer.special(eos).is_none() {
-            let reason = format!("eos_token is {eos:?}, which is no special token of {TOKENIZER}");
-            return Err(Error::File { path, reason });
-        }
-    }
-    let path = directory.join(TEMPLATE);
-    if path.exists() {
-        tokenizer.settings.chat_template = base::fs::read_text(&path)?;
-    }
+        model_max_length: config["model_max_length"].as_u64().and_then(|length| usize::try_from(length).ok()),
+        chat_template: template.unwrap_or_else(|| default.to_owned()),
+    };
     Ok(())
-}
-
-/// Where two JSON values first differ, as `path is …, expected …`. The order of an object's keys does not matter.
-fn first_difference(path: &str, expected: &Value, found: &Value) -> Option<String> {
-    match (expected, found) {
-        (Value::Object(expected), Value::Object(found)) => {
-            let extra = found.keys().find(|key| !expected.contains_key(*key));
-            if let Some(key) = extra {
-                return Some(format!("{path}.{key} is {}, expected nothing", shown(&found[key])));
-            }
-            expected.iter().find_map(|(key, value)| {
-                first_difference(&format!("{path}.{key}"), value, found.get(key).unwrap_or(&Value::Null))
-            })
-        }
-        (Value::Array(expected), Value::Array(found)) if expected.len() == found.len() => {
-            let pairs = expected.iter().zip(found).enumerate();
-            pairs.into_iter().find_map(|(index, (expected, found))| {
-                first_difference(&format!("{path}[{index}]"), expected, found)
-            })
-        }
-        _ if expected == found => None,
-        _ => Some(format!("{path} is {}, expected {}", shown(found), shown(expected))),
-    }
-}
-
-fn unsupported(what: &str) -> String {
-    let what = what.trim_start_matches('.');
-    format!(
-        "{what}; only tokenizers that this program wrote can be used: train one with `taoye tokenizer train`"
-    )
-}
-
-/// A value in a message, cut when long.
-fn shown(value: &Value) -> String {
-    let text = value.to_string();
-    if text.chars().count() <= 80 { text } else { text.chars().take(80).chain(['…']).collect() }
 }
 
 fn pretty(value: &Value) -> String {
     let mut text = serde_json::to_string_pretty(value).expect("a JSON value always serialises");
     text.push('\n');
     text
-}
-
-fn read_json(path: &Path) -> Result<Value> {
-    let text = base::fs::read_text(path)?;
-    serde_json::from_str(&text)
-        .map_err(|error| Error::File { path: path.to_owned(), reason: format!("not valid JSON: {error}") })
 }
 
 fn write(path: &Path, text: &str) -> base::Result<()> {

@@ -10,6 +10,7 @@
 //! # Ok::<(), token::Error>(())
 //! ```
 
+mod added;
 mod bpe;
 mod chat;
 mod class_table;
@@ -20,11 +21,15 @@ mod decode;
 mod error;
 mod file;
 mod hash;
+mod normal;
 mod pretoken;
+mod read;
+mod split;
 mod template;
 mod tokenizer;
 mod train;
 mod trie;
+mod vocabulary;
 
 pub mod pack;
 pub mod shard;

@@ -1,4 +1,4 @@
-//! Cutting text into the pre-tokens that no merge crosses: a hand-written scanner equal to a published pattern.
+//! Cutting text into the pre-tokens that no merge crosses: hand-written scanners equal to published patterns.
 //! Knows character classes; must not know vocabularies or merges.
 
 use crate::classes::{Classes, HAN, LETTER, MARK, NEWLINE, NUMBER, SPACE, classes};
@@ -12,7 +12,7 @@ pub const DIGITS_MAX: usize = 9;
 /// with an optional space before it and the newlines behind it; white space up to its last newline; white space but for
 /// the character that belongs to the next word; other white space.
 pub fn pattern(digits: usize) -> String {
-    let number = if digits == 1 { r"\p{N}".to_owned() } else { format!(r"\p{{N}}{{1,{digits}}}") };
+    let number = number_pattern(digits);
     [
         r"'(?:[sdmtSDMT]|[lL][lL]|[vV][eE]|[rR][eE])(?![\p{L}\p{M}])",
         r"\p{Han}+",
@@ -26,59 +26,209 @@ pub fn pattern(digits: usize) -> String {
     .join("|")
 }
 
-/// The digit-group size of a pattern that [`pattern`] wrote; `None` for any other pattern.
-pub(crate) fn digits_of(text: &str) -> Option<usize> {
-    (1..=DIGITS_MAX).find(|&digits| pattern(digits) == text)
+/// A scanner for one pattern.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scanner {
+    /// [`pattern`].
+    Own { digits: usize },
+    /// [`cl100k_pattern`] without marks: tiktoken's cl100k_base, Llama 3 (three digits), Qwen 2, 2.5 and 3 (one).
+    Cl100k { digits: usize },
+    /// [`cl100k_pattern`] with marks as letters: Qwen 3.5.
+    Marks { digits: usize },
+    /// [`GPT2`].
+    Gpt2,
+    /// Each digit cut out first, the rest by [`GPT2`]: SmolLM, StarCoder 2 and others.
+    DigitsThenGpt2,
+}
+
+/// GPT-2's pattern, which `ByteLevel` with `use_regex` stands for.
+pub(crate) const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+
+/// The pattern of the cl100k family.
+fn cl100k_pattern(digits: usize, letters: &str) -> String {
+    let (number, others) = (number_pattern(digits), letters.trim_matches(['[', ']']));
+    [
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)",
+        &format!(r"[^\r\n\p{{L}}\p{{N}}]?{letters}+"),
+        &number,
+        &format!(r" ?[^\s{others}\p{{N}}]+[\r\n]*"),
+        r"\s*[\r\n]+",
+        r"\s+(?!\S)",
+        r"\s+",
+    ]
+    .join("|")
+}
+
+fn number_pattern(digits: usize) -> String {
+    if digits == 1 { r"\p{N}".to_owned() } else { format!(r"\p{{N}}{{1,{digits}}}") }
+}
+
+impl Scanner {
+    /// The scanner for a pattern, if there is one.
+    pub(crate) fn for_pattern(text: &str) -> Option<Scanner> {
+        let with_digits = (1..=DIGITS_MAX).flat_map(|digits| {
+            [Scanner::Own { digits }, Scanner::Cl100k { digits }, Scanner::Marks { digits }]
+        });
+        with_digits.chain([Scanner::Gpt2]).find(|scanner| scanner.pattern() == text)
+    }
+
+    /// The pattern that it equals on texts without digits ([`Scanner::DigitsThenGpt2`]) or on all.
+    pub(crate) fn pattern(self) -> String {
+        match self {
+            Scanner::Own { digits } => pattern(digits),
+            Scanner::Cl100k { digits } => cl100k_pattern(digits, r"\p{L}"),
+            Scanner::Marks { digits } => cl100k_pattern(digits, r"[\p{L}\p{M}]"),
+            Scanner::Gpt2 | Scanner::DigitsThenGpt2 => GPT2.to_owned(),
+        }
+    }
 }
 
 /// The pre-tokens of a text, in order; together they are the text.
 pub struct PreTokens<'text> {
     text: &'text [u8],
     position: usize,
-    digits: usize,
+    scanner: Scanner,
     classes: &'static Classes,
 }
 
+/// How one family of patterns differs from another.
+trait Rules {
+    /// Are Han characters kept apart from other letters?
+    const HAN_APART: bool;
+    /// The classes that words are made of.
+    const WORD: u8;
+    /// The classes that are no punctuation.
+    const NO_PUNCTUATION: u8;
+    /// Are contractions told by a look at what follows (else letters may follow, and `\u{17f}` is an s)?
+    const LOOK_AHEAD: bool;
+
+    /// Does a character belong to a word?
+    #[inline]
+    fn is_word(class: u8) -> bool {
+        class & Self::WORD != 0 && (!Self::HAN_APART || class & HAN == 0)
+    }
+}
+
+struct Own;
+struct Cl100k;
+struct MarksAsLetters;
+
+impl Rules for Own {
+    const HAN_APART: bool = true;
+    const WORD: u8 = LETTER | MARK;
+    const NO_PUNCTUATION: u8 = SPACE | LETTER | NUMBER;
+    const LOOK_AHEAD: bool = true;
+}
+
+impl Rules for Cl100k {
+    const HAN_APART: bool = false;
+    const WORD: u8 = LETTER;
+    const NO_PUNCTUATION: u8 = SPACE | LETTER | NUMBER;
+    const LOOK_AHEAD: bool = false;
+}
+
+impl Rules for MarksAsLetters {
+    const HAN_APART: bool = false;
+    const WORD: u8 = LETTER | MARK;
+    const NO_PUNCTUATION: u8 = SPACE | LETTER | MARK | NUMBER;
+    const LOOK_AHEAD: bool = false;
+}
+
 impl<'text> PreTokens<'text> {
-    /// Cuts `text` with digit groups of at most `digits` (1 to [`DIGITS_MAX`]).
+    /// Cuts `text` by [`pattern`] with digit groups of at most `digits` (1 to [`DIGITS_MAX`]).
     pub fn new(text: &'text str, digits: usize) -> PreTokens<'text> {
-        PreTokens { text: text.as_bytes(), position: 0, digits, classes: classes() }
+        PreTokens::by(text, Scanner::Own { digits })
+    }
+
+    /// Cuts `text` with a scanner.
+    #[inline]
+    pub(crate) fn by(text: &'text str, scanner: Scanner) -> PreTokens<'text> {
+        PreTokens { text: text.as_bytes(), position: 0, scanner, classes: classes() }
     }
 
     /// Where the pre-token that starts at `start` ends.
     #[inline]
-    fn end(&self, start: usize) -> usize {
+    fn end<R: Rules>(&self, start: usize, digits: usize) -> usize {
         let (class, length) = self.classes.at(self.text, start);
         let after = start + length;
-        if class & HAN != 0 {
+        if R::HAN_APART && class & HAN != 0 {
             return self.run(after, |class| class & HAN != 0);
         }
         if class & LETTER != 0 {
-            return self.run(after, is_word);
+            return self.run(after, R::is_word);
         }
         if class & NUMBER != 0 {
-            return self.number(after);
+            return self.number(after, digits);
         }
         if self.text[start] == b'\''
-            && let Some(end) = self.contraction(after)
+            && let Some(end) = self.contraction::<R>(after)
         {
             return end;
         }
         let (next, next_length) = self.classes.at(self.text, after);
-        if class & NEWLINE == 0 && next_length > 0 && is_word(next) {
-            return self.run(after + next_length, is_word);
+        if class & NEWLINE == 0 && next_length > 0 && R::is_word(next) {
+            return self.run(after + next_length, R::is_word);
         }
-        if class & MARK != 0 {
+        if class & R::WORD != 0 {
             // A mark that no word character follows is a word of its own.
             return after;
         }
         if class & SPACE == 0 {
-            return self.punctuation(after);
+            return self.punctuation::<R>(after);
         }
-        if self.text[start] == b' ' && next_length > 0 && next & (SPACE | LETTER | NUMBER) == 0 {
-            return self.punctuation(after + next_length);
+        if self.text[start] == b' ' && next_length > 0 && next & R::NO_PUNCTUATION == 0 {
+            return self.punctuation::<R>(after + next_length);
         }
         self.space(start)
+    }
+
+    /// [`PreTokens::end`] by [`GPT2`]; with `CUT_DIGITS` a digit stands alone and ends the text before it.
+    #[inline]
+    fn end_gpt2<const CUT_DIGITS: bool>(&self, start: usize) -> usize {
+        let (mut class, mut length) = self.classes.at(self.text, start);
+        if CUT_DIGITS && class & NUMBER != 0 {
+            return start + length;
+        }
+        if self.text[start] == b'\''
+            && let Some(end) = self.gpt2_contraction(start + 1)
+        {
+            return end;
+        }
+        let mut after = start + length;
+        if self.text[start] == b' ' {
+            let (next, next_length) = self.classes.at(self.text, after);
+            if next_length > 0 && next & SPACE == 0 && !(CUT_DIGITS && next & NUMBER != 0) {
+                (class, length) = (next, next_length);
+                after += length;
+            }
+        }
+        for kind in [LETTER, NUMBER] {
+            if class & kind != 0 {
+                return self.run(after, |class| class & kind != 0);
+            }
+        }
+        if class & SPACE == 0 {
+            return self.run(after, |class| class & (SPACE | LETTER | NUMBER) == 0);
+        }
+        let mut last_start = start;
+        loop {
+            let (class, length) = self.classes.at(self.text, after);
+            if length == 0 || class & SPACE == 0 {
+                let is_end = length == 0 || CUT_DIGITS && class & NUMBER != 0;
+                return if is_end || last_start == start { after } else { last_start };
+            }
+            last_start = after;
+            after += length;
+        }
+    }
+
+    fn gpt2_contraction(&self, position: usize) -> Option<usize> {
+        let rest = &self.text[position..];
+        match rest {
+            [b's' | b't' | b'm' | b'd', ..] => Some(position + 1),
+            [b'r', b'e', ..] | [b'v', b'e', ..] | [b'l', b'l', ..] => Some(position + 2),
+            _ => None,
+        }
     }
 
     #[inline]
@@ -92,8 +242,8 @@ impl<'text> PreTokens<'text> {
         }
     }
 
-    fn number(&self, mut position: usize) -> usize {
-        for _ in 1..self.digits {
+    fn number(&self, mut position: usize, digits: usize) -> usize {
+        for _ in 1..digits {
             let (class, length) = self.classes.at(self.text, position);
             if class & NUMBER == 0 {
                 break;
@@ -103,19 +253,24 @@ impl<'text> PreTokens<'text> {
         position
     }
 
-    fn contraction(&self, position: usize) -> Option<usize> {
+    fn contraction<R: Rules>(&self, position: usize) -> Option<usize> {
         let lower = |index: usize| self.text.get(index).map_or(0, u8::to_ascii_lowercase);
         let end = match (lower(position), lower(position + 1)) {
             (b'l', b'l') | (b'v', b'e') | (b'r', b'e') => position + 2,
             (b's' | b'd' | b'm' | b't', _) => position + 1,
+            // U+017F, the long s, of which S is the capital.
+            (0xc5, 0xbf) if !R::LOOK_AHEAD => position + 2,
             _ => return None,
         };
+        if !R::LOOK_AHEAD {
+            return Some(end);
+        }
         let (class, _) = self.classes.at(self.text, end);
         (class & (LETTER | MARK) == 0).then_some(end)
     }
 
-    fn punctuation(&self, position: usize) -> usize {
-        let end = self.run(position, |class| class & (SPACE | LETTER | NUMBER) == 0);
+    fn punctuation<R: Rules>(&self, position: usize) -> usize {
+        let end = self.run(position, |class| class & R::NO_PUNCTUATION == 0);
         self.run(end, |class| class & NEWLINE != 0)
     }
 
@@ -152,15 +307,15 @@ impl<'text> Iterator for PreTokens<'text> {
         if start >= self.text.len() {
             return None;
         }
-        self.position = self.end(start);
+        self.position = match self.scanner {
+            Scanner::Own { digits } => self.end::<Own>(start, digits),
+            Scanner::Cl100k { digits } => self.end::<Cl100k>(start, digits),
+            Scanner::Marks { digits } => self.end::<MarksAsLetters>(start, digits),
+            Scanner::Gpt2 => self.end_gpt2::<false>(start),
+            Scanner::DigitsThenGpt2 => self.end_gpt2::<true>(start),
+        };
         Some(&self.text[start..self.position])
     }
-}
-
-/// `[\p{L}\p{M}&&[^\p{Han}]]`
-#[inline]
-fn is_word(class: u8) -> bool {
-    class & (LETTER | MARK) != 0 && class & HAN == 0
 }
 
 #[cfg(test)]
@@ -170,12 +325,58 @@ mod tests {
     use proptest::prelude::*;
 
     fn check(text: &str, digits: usize) {
-        let regex = onig::Regex::new(&pattern(digits)).unwrap();
-        let expected: Vec<&str> = regex.find_iter(text).map(|(start, end)| &text[start..end]).collect();
-        let ours: Vec<&str> =
-            PreTokens::new(text, digits).map(|word| std::str::from_utf8(word).unwrap()).collect();
-        assert_eq!(ours, expected, "digits {digits}, text {text:?}");
-        assert_eq!(ours.concat(), text);
+        for scanner in [
+            Scanner::Own { digits },
+            Scanner::Cl100k { digits },
+            Scanner::Marks { digits },
+            Scanner::Gpt2,
+            Scanner::DigitsThenGpt2,
+        ] {
+            let regex = onig::Regex::new(&scanner.pattern()).unwrap();
+            let mut pieces = vec![text];
+            if scanner == Scanner::DigitsThenGpt2 {
+                pieces = text.split_inclusive(char::is_numeric).collect();
+                pieces = pieces
+                    .iter()
+                    .flat_map(|piece| {
+                        let digit = piece.chars().next_back().filter(|last| last.is_numeric());
+                        let (before, digit) = piece.split_at(piece.len() - digit.map_or(0, char::len_utf8));
+                        [before, digit]
+                    })
+                    .collect();
+            }
+            let expected: Vec<&str> = pieces
+                .iter()
+                .flat_map(|piece| {
+                    regex.find_iter(piece).map(|(start, end)| &piece[start..end]).collect::<Vec<_>>()
+                })
+                .collect();
+            let ours: Vec<&str> =
+                PreTokens::by(text, scanner).map(|word| std::str::from_utf8(word).unwrap()).collect();
+            assert_eq!(ours, expected, "{scanner:?}, text {text:?}");
+            assert_eq!(ours.concat(), text);
+        }
+    }
+
+    #[test]
+    fn patterns_are_told_apart() {
+        let qwen2 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+        assert_eq!(Scanner::for_pattern(qwen2), Some(Scanner::Cl100k { digits: 1 }));
+        let llama3 = qwen2.replace(r"|\p{N}|", r"|\p{N}{1,3}|");
+        assert_eq!(Scanner::for_pattern(&llama3), Some(Scanner::Cl100k { digits: 3 }));
+        assert_eq!(Scanner::for_pattern(&pattern(2)), Some(Scanner::Own { digits: 2 }));
+        assert_eq!(Scanner::for_pattern(GPT2), Some(Scanner::Gpt2));
+        assert_eq!(Scanner::for_pattern(r"\w+"), None);
+        // The digits that Hugging Face's `Digits` cuts out are Rust's, the scanner takes those of the tables: they differ
+        // in a few that Unicode 17 added, of which the tables know nothing.
+        let mut unknown = 0;
+        for point in (0..=0x10_ffffu32).filter_map(char::from_u32) {
+            let class = classes().of(u32::from(point));
+            let is_new = class == 0 && point.is_numeric();
+            unknown += u32::from(is_new);
+            assert!(is_new || (class & NUMBER != 0) == point.is_numeric(), "{point:?}");
+        }
+        assert!(unknown < 30, "{unknown}");
     }
 
     #[test]

@@ -5,10 +5,16 @@ use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock};
 
-use crate::bpe::{Merges, Scratch};
+use crate::added::{AddedToken, AddedTokens, Found, Stage, Which};
+use crate::bpe::{Merge, Merges};
 use crate::error::{Error, Result};
-use crate::pretoken::{DIGITS_MAX, PreTokens};
+use crate::file::Companions;
+use crate::normal::{Form, normalize};
+use crate::pretoken::{DIGITS_MAX, Scanner};
+use crate::read::Contents;
+use crate::split::Splitter;
 use crate::train::{MergeLimits, WordCounts, learn_merges};
+use crate::vocabulary::{Parts, Scratch, Vocabulary};
 
 /// Ends a document in training data; what a base model stops at.
 pub const END_OF_TEXT: &str = "<|endoftext|>";
@@ -33,39 +39,39 @@ pub struct TrainOptions {
 }
 
 /// Facts about the model that travel with the tokenizer's files.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Settings {
-    /// The special token that begins a text; empty if there is none.
+    /// The token that begins a text, for templates; empty if there is none.
     pub bos_token: String,
-    /// The special token that ends generation; empty if there is none.
+    /// The token that ends generation; empty if there is none.
     pub eos_token: String,
-    /// The special token that fills batches.
+    /// The token that fills batches.
     pub pad_token: String,
     /// The longest context of the model in tokens, if known.
     pub model_max_length: Option<usize>,
-    /// The Jinja source that turns messages into text.
+    /// The Jinja source that turns messages into text; empty if there is none.
     pub chat_template: String,
 }
 
-/// A byte-level byte-pair tokenizer. Ids: 0–255 the bytes, then the merges, then the special tokens.
+/// A byte-level byte-pair tokenizer: one that [`Tokenizer::train`] made (ids: 0–255 the bytes, then the merges, then the
+/// special tokens) or one that [`Tokenizer::load`] read (ids as its file has them).
 ///
 /// Encoding is safe to call from many threads; each takes buffers and a word cache from a small store.
 pub struct Tokenizer {
-    pub(crate) merges: Merges,
-    pub(crate) special: Vec<String>,
-    pub(crate) digits: usize,
+    vocabulary: Vocabulary,
+    added: AddedTokens,
+    forms: Vec<Form>,
+    splitter: Splitter,
+    opening: Vec<u32>,
+    closing: Vec<u32>,
     /// What travels with the files; change it freely before [`Tokenizer::save`].
     pub settings: Settings,
+    /// The text of `tokenizer.json`.
+    pub(crate) source: String,
+    /// The other files of the folder that it was loaded from.
+    pub(crate) companions: Option<Companions>,
     pub(crate) fingerprint: OnceLock<String>,
     scratch: Mutex<Vec<Scratch>>,
-}
-
-/// A token found in a text: the bytes that it takes, and its id.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Found {
-    pub start: usize,
-    pub end: usize,
-    pub id: u32,
 }
 
 impl Default for TrainOptions {
@@ -113,36 +119,40 @@ impl Tokenizer {
             token_bytes_max: options.token_bytes_max,
             special_tokens: options.special_tokens.clone(),
         };
-        let merges = Merges::new(learn_merges(words, &limits))
-            .expect("training names only symbols that it has made before");
+        let pairs = learn_merges(words, &limits);
+        let source = crate::file::trained_source(&pairs, &options.special_tokens, options.digits);
+        let mut tokenizer = Tokenizer::from_contents(trained_contents(&pairs, options), source);
         let eos_token = options.special_tokens.first().cloned().unwrap_or_default();
-        let settings = Settings {
+        tokenizer.settings = Settings {
             pad_token: eos_token.clone(),
             eos_token,
-            bos_token: String::new(),
-            model_max_length: None,
             chat_template: crate::chat::CHATML.to_owned(),
+            ..Settings::default()
         };
-        Ok(Tokenizer::from_parts(merges, options.special_tokens.clone(), options.digits, settings))
+        Ok(tokenizer)
     }
 
-    pub(crate) fn from_parts(
-        merges: Merges,
-        special: Vec<String>,
-        digits: usize,
-        settings: Settings,
-    ) -> Tokenizer {
+    /// The tokenizer whose `tokenizer.json` is `source`, without settings.
+    pub(crate) fn from_contents(contents: Contents, source: String) -> Tokenizer {
+        let forms = contents.forms;
+        let added = AddedTokens::new(contents.added, |text| normalize(text, &forms).into_owned());
         Tokenizer {
-            merges,
-            special,
-            digits,
-            settings,
+            vocabulary: contents.vocabulary,
+            added,
+            forms,
+            splitter: contents.splitter,
+            opening: contents.opening,
+            closing: contents.closing,
+            settings: Settings::default(),
+            source,
+            companions: None,
             fingerprint: OnceLock::new(),
             scratch: Mutex::default(),
         }
     }
 
-    /// The ids of `text`. What looks like a special token is ordinary text here, so text from outside is safe.
+    /// The ids of `text`. What looks like a special token is ordinary text here, so text from outside is safe. (Added
+    /// tokens that are not special, such as the runs of spaces of some tokenizers, are found as everywhere.)
     pub fn encode(&self, text: &str) -> Vec<u32> {
         let mut ids = Vec::with_capacity(text.len() / 3 + 1);
         self.encode_into(text, &mut ids);
@@ -152,21 +162,18 @@ impl Tokenizer {
     /// Appends the ids of `text` to `ids`; like [`Tokenizer::encode`], without allocating once warm.
     pub fn encode_into(&self, text: &str, ids: &mut Vec<u32>) {
         let mut scratch = self.take_scratch();
-        self.encode_with(text, &mut scratch, ids);
+        self.encode_with(text, Which::Ordinary, &mut scratch, ids);
         self.return_scratch(scratch);
     }
 
     /// The ids of a text whose special tokens count as such: the leftmost, of these the longest. Equals
-    /// `Tokenizer.encode` of Hugging Face `tokenizers`. Never call it on text from outside.
+    /// `Tokenizer.encode` of Hugging Face `tokenizers` without [`Tokenizer::opening_ids`] and
+    /// [`Tokenizer::closing_ids`]. Never call it on text from outside.
     pub fn encode_with_special(&self, text: &str) -> Vec<u32> {
         let mut ids = Vec::with_capacity(text.len() / 3 + 1);
-        let mut rest = text;
-        while let Some(found) = self.find_special(rest) {
-            self.encode_into(&rest[..found.start], &mut ids);
-            ids.push(found.id);
-            rest = &rest[found.end..];
-        }
-        self.encode_into(rest, &mut ids);
+        let mut scratch = self.take_scratch();
+        self.encode_with(text, Which::All, &mut scratch, &mut ids);
+        self.return_scratch(scratch);
         ids
     }
 
@@ -186,7 +193,7 @@ impl Tokenizer {
                 }
                 for (offset, text) in texts[first..texts.len().min(first + STRIDE)].iter().enumerate() {
                     let mut ids = Vec::with_capacity(text.as_ref().len() / 3 + 1);
-                    self.encode_with(text.as_ref(), &mut scratch, &mut ids);
+                    self.encode_with(text.as_ref(), Which::Ordinary, &mut scratch, &mut ids);
                     done.push((first + offset, ids));
                 }
             }
@@ -217,69 +224,93 @@ impl Tokenizer {
         }
     }
 
-    /// The bytes that an id stands for (a special token: its text); `None` for an unknown id.
+    /// The bytes that an id stands for (an added token: its text); `None` for an unknown id.
     pub fn token_bytes(&self, id: u32) -> Option<&[u8]> {
-        if (id as usize) < self.merges.len() {
-            Some(self.merges.bytes(id))
-        } else {
-            self.special_text(id).map(str::as_bytes)
-        }
+        self.vocabulary.bytes(id)
     }
 
-    /// The number of ids: bytes, merges and special tokens. Ids run from 0 to one less.
+    /// The number of ids, special tokens included: one more than the highest. A loaded vocabulary may have gaps.
     pub fn vocab_size(&self) -> usize {
-        self.merges.len() + self.special.len()
+        self.vocabulary.len()
+    }
+
+    /// What a whole text begins with, such as the id of Llama 3's `<|begin_of_text|>`; mostly nothing. A model that was
+    /// trained with it expects it before documents and prompts; a chat template prints it itself.
+    pub fn opening_ids(&self) -> &[u32] {
+        &self.opening
+    }
+
+    /// What a whole text ends with; nearly always nothing.
+    pub fn closing_ids(&self) -> &[u32] {
+        &self.closing
+    }
+
+    /// The id of an added token, special or not.
+    pub fn token_id(&self, text: &str) -> Option<u32> {
+        self.added.id(text)
     }
 
     /// The id of a special token.
     pub fn special(&self, text: &str) -> Option<u32> {
-        let index = self.special.iter().position(|special| special == text)?;
-        Some((self.merges.len() + index) as u32)
+        self.added.special_id(text)
     }
 
     /// The text of a special token; `None` for an ordinary or unknown id.
     pub fn special_text(&self, id: u32) -> Option<&str> {
-        let index = (id as usize).checked_sub(self.merges.len())?;
-        self.special.get(index).map(String::as_str)
+        self.added.special_text(id)
     }
 
     /// The special tokens, in the order of their ids.
     pub fn special_tokens(&self) -> &[String] {
-        &self.special
+        self.added.special()
+    }
+
+    /// The id of `settings.bos_token`.
+    pub fn bos_id(&self) -> Option<u32> {
+        self.token_id(&self.settings.bos_token)
     }
 
     /// The id of `settings.eos_token`.
     pub fn eos_id(&self) -> Option<u32> {
-        self.special(&self.settings.eos_token)
+        self.token_id(&self.settings.eos_token)
     }
 
     /// The first special token in `text`.
     pub(crate) fn find_special(&self, text: &str) -> Option<Found> {
-        let mut first_bytes = [false; 256];
-        for special in &self.special {
-            first_bytes[usize::from(special.as_bytes()[0])] = true;
-        }
-        let bytes = text.as_bytes();
-        let longest_at = |start: usize| {
-            let found = self.special.iter().enumerate();
-            found
-                .filter(|(_, special)| bytes[start..].starts_with(special.as_bytes()))
-                .max_by_key(|(_, special)| special.len())
-        };
-        let starts = (0..bytes.len()).filter(|&start| first_bytes[usize::from(bytes[start])]);
-        starts
-            .filter_map(|start| Some((start, longest_at(start)?)))
-            .map(|(start, (index, text))| Found {
-                start,
-                end: start + text.len(),
-                id: (self.merges.len() + index) as u32,
-            })
-            .next()
+        self.added.first_special(text)
     }
 
-    fn encode_with(&self, text: &str, scratch: &mut Scratch, ids: &mut Vec<u32>) {
-        for word in PreTokens::new(text, self.digits) {
-            self.merges.encode_word(word, scratch, ids);
+    fn encode_with(&self, text: &str, which: Which, scratch: &mut Scratch, ids: &mut Vec<u32>) {
+        self.between_tokens(text, (Stage::Raw, which), ids, &mut |text, ids| {
+            let text = normalize(text, &self.forms);
+            self.between_tokens(&text, (Stage::Normalized, which), ids, &mut |text, ids| {
+                self.splitter.split(text, &mut |word| self.vocabulary.encode_word(word, scratch, ids));
+            });
+        });
+    }
+
+    /// Appends the ids of the added tokens in `text`; what stands between them goes to `encode`.
+    #[inline]
+    fn between_tokens(
+        &self,
+        text: &str,
+        (stage, which): (Stage, Which),
+        ids: &mut Vec<u32>,
+        encode: &mut impl FnMut(&str, &mut Vec<u32>),
+    ) {
+        if !self.added.searches(stage, which) {
+            return encode(text, ids);
+        }
+        let mut position = 0;
+        for found in self.added.find(text, stage, which) {
+            if position < found.start {
+                encode(&text[position..found.start], ids);
+            }
+            ids.push(found.id);
+            position = found.end;
+        }
+        if position < text.len() {
+            encode(&text[position..], ids);
         }
     }
 
@@ -299,10 +330,35 @@ impl std::fmt::Debug for Tokenizer {
         formatter
             .debug_struct("Tokenizer")
             .field("vocab_size", &self.vocab_size())
-            .field("digits", &self.digits)
-            .field("special", &self.special)
+            .field("special", &self.special_tokens())
             .field("settings", &self.settings)
             .finish_non_exhaustive()
+    }
+}
+
+/// What training learnt, as it would be read from its file.
+fn trained_contents(pairs: &[crate::train::Pair], options: &TrainOptions) -> Contents {
+    let rules: Vec<Merge> = pairs.iter().zip(256..).map(|(&pair, made)| Merge { pair, made }).collect();
+    let (merges, ids) = Merges::new(&rules);
+    let special = options.special_tokens.iter();
+    let mut texts: Vec<Vec<u8>> =
+        (0..merges.len() as u32).map(|symbol| merges.bytes(symbol).to_vec()).collect();
+    texts.extend(special.clone().map(|special| special.clone().into_bytes()));
+    let token = |(content, id): (&String, u32)| AddedToken {
+        id,
+        content: content.clone(),
+        special: true,
+        normalized: false,
+        lstrip: false,
+        rstrip: false,
+    };
+    Contents {
+        added: special.zip(merges.len() as u32..).map(token).collect(),
+        vocabulary: Vocabulary::new(Parts { merges, ids, texts, whole_words: Vec::new() }),
+        forms: Vec::new(),
+        splitter: Splitter::Scan(Scanner::Own { digits: options.digits }),
+        opening: Vec::new(),
+        closing: Vec::new(),
     }
 }
 
