@@ -11,13 +11,28 @@ use token::Tokenizer;
 use token::pack::Room;
 use train::{PackedShards, Samples, ScheduleKind, TrainOptions, Trainer};
 
-/// Models to choose from, smallest first: (layers, width). Heads are 64 wide, the feed-forward layer is
-/// 8/3 of the width.
-const LADDER: [(usize, usize); 9] =
-    [(3, 128), (4, 192), (4, 256), (6, 256), (6, 320), (6, 384), (8, 512), (12, 640), (12, 768)];
+/// Models to choose from, smallest first: (layers, width). The feed-forward layer is 8/3 of the width.
+const LADDER: [(usize, usize); 14] = [
+    (2, 64),
+    (2, 96),
+    (3, 96),
+    (3, 128),
+    (4, 128),
+    (4, 160),
+    (4, 192),
+    (4, 256),
+    (6, 256),
+    (6, 320),
+    (6, 384),
+    (8, 512),
+    (12, 640),
+    (12, 768),
+];
+/// Widths of a head, the wanted one first; the first that leaves at least two heads is taken.
+const HEAD_WIDTHS: [usize; 3] = [64, 48, 32];
 /// Training tokens for each parameter that a token is multiplied with: fewer and the model is too large
 /// for its time, more and it is too small (docs/LOG.md holds the trials).
-const TOKENS_PER_PARAMETER: f64 = 4.0;
+const TOKENS_PER_PARAMETER: f64 = 14.0;
 /// Share of the time left that goes to pretraining; the rest is fine-tuning.
 const PRETRAIN_SHARE: f64 = 0.65;
 /// Share of the minutes that is kept for scoring, and the seconds that it takes at least.
@@ -133,7 +148,8 @@ fn choose_model(model: &mut ModelPart, vocab_size: usize, flops: f64) {
     let fits = |parameters: f64| flops / (6.0 * parameters) >= TOKENS_PER_PARAMETER * parameters;
     let chosen = LADDER.iter().map(shape).rev().find(|shape| fits(shape.3)).unwrap_or(shape(&LADDER[0]));
     (model.layers, model.hidden_size, model.intermediate_size) = (chosen.0, chosen.1, chosen.2);
-    model.heads = chosen.1 / 64;
+    let head = HEAD_WIDTHS.into_iter().find(|head| chosen.1.is_multiple_of(*head) && chosen.1 > *head);
+    model.heads = chosen.1 / head.expect("every width of the ladder is a multiple of 32");
     model.kv_heads = model.heads;
 }
 
