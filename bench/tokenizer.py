@@ -1,17 +1,18 @@
-"""Hugging Face tokenizers and tiktoken on one text, beside `taoye bench tokenizer`; prints one JSON object on the last line.
+"""Hugging Face tokenizers, tiktoken and splintr (where installed) on one text, beside `taoye bench tokenizer`; prints one JSON object on the last line.
 
-    pip install tokenizers==0.23.3 tiktoken==0.14.0
+    pip install tokenizers==0.23.3 tiktoken==0.14.0 splintr-rs==0.22.0
     python bench/tokenizer.py TEXT [--vocab 8192] [--ours FOLDER] [--repeats 3] [--no-training]
 
 TEXT is cut into documents of about 20,000 bytes at line ends. With --ours FOLDER (what `taoye tokenizer train` wrote) the
 peers encode with our merges, so that all count the same tokens; otherwise with those that Hugging Face learns. Training and
-encoding use our pattern. HF reads the text document by document from memory, as ours does.
+encoding use our pattern; where splintr refuses the file, the report says why. HF reads the text document by document from memory, as ours does.
 """
 
 import argparse
 import json
 import os
 import pathlib
+import resource
 import statistics
 import time
 
@@ -90,6 +91,18 @@ def rate(work, size_bytes: int, repeats: int) -> dict:
     }
 
 
+def splintr_rates(tokenizer: Tokenizer, sample: list[str], size: int, repeats: int) -> dict:
+    try:
+        import splintr
+
+        other = splintr.from_json_bytes(tokenizer.to_str().encode())
+        one = rate(lambda: sum(len(other.encode_raw(d)) for d in sample), size, repeats)
+        two = rate(lambda: sum(map(len, other.encode_batch(sample))), size, repeats)
+        return {"splintr_encode_1": one, "splintr_encode_2": two}
+    except (ImportError, ValueError) as error:
+        return {"splintr": str(error)[:200]}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("text", type=pathlib.Path)
@@ -131,6 +144,8 @@ def main() -> None:
     report["tiktoken_encode_2"] = rate(
         lambda: sum(map(len, encoding.encode_ordinary_batch(sample, num_threads=2))), size, repeats
     )
+    report |= splintr_rates(tokenizer, sample, size, repeats)
+    report["peak_rss_mb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3)
     print(json.dumps(report))
 
 

@@ -12,8 +12,8 @@ use crate::{AnswerOptions, Delta, FinishReason, Local, OnDelta, Result, TokenTex
 /// What is to be continued.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Prompt {
-    /// Text; what looks like a special token is ordinary text. Empty text stands for the beginning of a
-    /// document.
+    /// Text; what looks like a special token is ordinary text. Before it comes what the tokenizer begins texts with, if
+    /// anything. Empty text stands for the beginning of a document.
     Text(String),
     /// Ids.
     Ids(Vec<u32>),
@@ -89,10 +89,19 @@ impl Local {
     fn prompt_ids(&self, prompt: &Prompt) -> Vec<u32> {
         match prompt {
             Prompt::Ids(ids) => ids.clone(),
-            Prompt::Text(text) if text.is_empty() => {
-                self.tokenizer.special(END_OF_TEXT).into_iter().collect()
+            Prompt::Text(text) => {
+                let mut ids = self.tokenizer.opening_ids().to_vec();
+                if ids.is_empty() && text.is_empty() {
+                    let begins = [
+                        self.tokenizer.special(END_OF_TEXT),
+                        self.tokenizer.bos_id(),
+                        self.tokenizer.eos_id(),
+                    ];
+                    ids.extend(begins.into_iter().flatten().next());
+                }
+                self.tokenizer.encode_into(text, &mut ids);
+                ids
             }
-            Prompt::Text(text) => self.tokenizer.encode(text),
         }
     }
 

@@ -125,6 +125,15 @@ impl Tokenizer {
         Ok(encoded)
     }
 
+    /// The special token with which the template ends the assistant's answers, whichever that is; `None` where it ends them
+    /// with none, or fails on a question and its answer.
+    pub fn answer_end(&self, template: &ChatTemplate) -> Option<u32> {
+        let messages = [Message::new(Role::User, "a"), Message::new(Role::Assistant, "b")];
+        let encoded = self.encode_conversation(template, &Conversation::new(messages.to_vec())).ok()?;
+        let last = encoded.loss_mask.iter().rposition(|&mask| mask == 1)?;
+        self.special_text(encoded.ids[last]).map(|_| encoded.ids[last])
+    }
+
     fn encode_parts(&self, rendered: &Rendered, counted: &[bool]) -> ChatIds {
         let mut encoder = ChatEncoder {
             tokenizer: self,
