@@ -9,6 +9,7 @@
 #![allow(unsafe_code)]
 
 pub mod bench;
+mod block;
 mod matrix;
 mod pack;
 mod packed;
@@ -23,19 +24,13 @@ pub(crate) use pack::transpose;
 pub use packed::{PackedMatrix, gemm_packed};
 
 use crate::Exec;
+use block::{B_LENGTH_MAX, Block, Blocks, GROUP_MAX};
 use pack::{Part, Prefetch, SLOT, pack_a, pack_b};
-use split::{Grid, Work, share};
+use split::{Grid, Work};
 use std::ops::Range;
-use tile::{AHEAD_STEPS, Ahead, Call, DEPTH_MAX, Kernel, Kernels, kernels};
+use tile::{AHEAD_STEPS, Ahead, Call, Kernel, Kernels, kernels};
 
-/// The most columns of B that are packed at once.
-const COLUMNS_MAX: usize = 512;
-/// Floats of B that are packed at once: what fits a one-mebibyte second-level cache beside the rest.
-const B_LENGTH_MAX: usize = (512 << 10) / size_of::<f32>();
-/// Tiles of A that are packed together where A is transposed: neighbouring tiles share cache lines, which would else
-/// be fetched twice.
-const GROUP_MAX: usize = 4;
-/// Floats of scratch for each rectangle in work: a block of B and a tile of A, and more, so that it gets huge pages.
+/// Floats of scratch for each rectangle in work: a block of B and tiles of A, and more, so that it gets huge pages.
 const SCRATCH_LENGTH: usize = (2 << 20) / size_of::<f32>();
 const _: () = assert!(B_LENGTH_MAX + GROUP_MAX * SLOT <= SCRATCH_LENGTH);
 
@@ -106,80 +101,62 @@ fn multiply(exec: Exec<'_>, a: MatRef<'_>, b: Operand<'_>, c: MatMut<'_>, into: 
 }
 
 impl Job<'_> {
-    /// Computes one rectangle of C: blocks of columns, within them blocks of k.
+    /// Computes one rectangle of C, a block after the other.
     fn rectangle(&self, rows: Range<usize>, columns: Range<usize>) {
         let mut scratch = self.exec.pool.scratch().take(SCRATCH_LENGTH);
         let (b_block, a_tiles) = scratch.split_at_mut(B_LENGTH_MAX);
-        let (depth, width) = (self.a.columns, self.kernels.columns);
-        let column_blocks = columns.len().div_ceil(COLUMNS_MAX);
-        for column_block in 0..column_blocks {
-            let part = share(columns.len(), width, column_block, column_blocks);
-            let columns = columns.start + part.start..columns.start + part.end;
-            let depth_blocks = depth.div_ceil(B_LENGTH_MAX / columns.len().next_multiple_of(width));
-            for depth_block in 0..depth_blocks {
-                let k = share(depth, 1, depth_block, depth_blocks);
-                let (b, panel_stride) = match self.b {
-                    Operand::Plain(b) => {
-                        let part = Part { depth: k.clone(), columns: columns.clone(), width };
-                        pack_b(self.exec.isa, b, &part, k.len() * width, b_block);
-                        (&*b_block, k.len() * width)
-                    }
-                    Operand::Packed(panels) => {
-                        (&panels[columns.start / width * depth * width + k.start * width..], depth * width)
-                    }
-                };
-                let next_k = match depth_block + 1 {
-                    next if next < depth_blocks => share(depth, 1, next, depth_blocks),
-                    _ => 0..0,
-                };
-                let (rows, columns) = (rows.clone(), columns.clone());
-                self.block(Block { rows, columns, k, next_k, b, panel_stride }, a_tiles);
-            }
+        let by_row = self.a.column_stride == 1;
+        let tile = (self.kernels.rows, self.kernels.columns);
+        let mut blocks = Blocks::new((rows, columns), self.a.columns, tile, by_row).peekable();
+        while let Some(block) = blocks.next() {
+            self.block(&block, blocks.peek(), b_block, a_tiles);
         }
     }
 
     /// Adds the products of one block of k to a rectangle, a group of tiles after the other; a group's part of C stays in
-    /// the caches while its pieces of k pass.
-    fn block(&self, block: Block<'_>, a_tiles: &mut [f32]) {
-        let width = self.kernels.columns;
-        let panels = block.columns.len().div_ceil(width);
-        let cuts = Cuts {
-            tiles: block.rows.len().div_ceil(self.kernels.rows),
-            pieces: block.k.len().div_ceil(DEPTH_MAX),
-            group: if self.a.column_stride == 1 { 1 } else { GROUP_MAX },
+    /// the caches while its pieces of k pass. What is packed next, the kernel asks the caches for meanwhile.
+    fn block(&self, block: &Block, next: Option<&Block>, b_block: &mut [f32], a_tiles: &mut [f32]) {
+        let (depth, width) = (self.a.columns, self.kernels.columns);
+        let (b, panel_stride) = match self.b {
+            Operand::Plain(b) => {
+                let part = Part { depth: block.k.clone(), columns: block.columns.clone(), width };
+                pack_b(self.exec.isa, b, &part, block.k.len() * width, b_block);
+                (&*b_block, block.k.len() * width)
+            }
+            Operand::Packed(panels) => (
+                &panels[block.columns.start / width * depth * width + block.k.start * width..],
+                depth * width,
+            ),
         };
-        let mut next_b = match self.b {
-            Operand::Plain(b) => Prefetch::new(b, block.next_k.clone(), block.columns.clone()),
-            Operand::Packed(_) => Prefetch::none(),
+        let mut next_b = match (self.b, next) {
+            (Operand::Plain(b), Some(next)) => Prefetch::new(b.part(next.k.clone(), next.columns.clone())),
+            _ => Prefetch::none(),
         };
         // Twice the even share: the calls that ask for A's lines leave B's to the others.
-        let b_lines = (2 * next_b.total()).div_ceil(cuts.tiles * cuts.pieces * panels);
-        let steps = cuts.tiles.div_ceil(cuts.group) * cuts.pieces;
-        for step in 0..steps {
-            let (tiles, k) = block.step(step, &cuts);
-            let tiles = &tiles[..tiles.iter().take_while(|tile| !tile.is_empty()).count()];
-            pack_a(self.exec.isa, self.a, tiles, k.clone(), a_tiles);
-            let mut next_a = if step + 1 < steps {
-                let (next, k) = block.step(step + 1, &cuts);
-                let end = next.iter().map(|tile| tile.end).max().unwrap_or(0);
-                Prefetch::new(self.a, next[0].start..end, k)
-            } else {
-                Prefetch::none()
+        let b_lines = (2 * next_b.total()).div_ceil(block.calls(width));
+        for index in 0..block.steps() {
+            let step = block.step(index);
+            pack_a(self.exec.isa, self.a, &step, a_tiles);
+            let next = match index + 1 {
+                next if next < block.steps() => Some(block.step(next)),
+                _ => next.map(|next| next.step(0)),
             };
-            let b = &block.b[(k.start - block.k.start) * width..];
-            for (rows, a) in tiles.iter().zip(a_tiles.chunks_exact(SLOT)) {
+            let mut next_a =
+                next.map_or(Prefetch::none(), |next| Prefetch::new(self.a.part(next.rows(), next.k.clone())));
+            let b = &b[(step.k.start - block.k.start) * width..];
+            for (rows, a) in step.tiles().iter().zip(a_tiles.chunks_exact(SLOT)) {
                 for (panel, first) in block.columns.clone().step_by(width).enumerate() {
-                    let b = &b[panel * block.panel_stride..][..k.len() * width];
-                    let ahead = next_a.take(k.len() / AHEAD_STEPS).or_else(|| next_b.take(b_lines));
+                    let b = &b[panel * panel_stride..][..step.k.len() * width];
+                    let ahead = next_a.take(step.k.len() / AHEAD_STEPS).or_else(|| next_b.take(b_lines));
                     let packed = Packed { a, b, ahead: ahead.unwrap_or(Ahead::nothing(a.as_ptr())) };
-                    self.tile(&block, (rows.clone(), first), k.clone(), packed);
+                    self.tile(block, (rows.clone(), first), step.k.clone(), packed);
                 }
             }
         }
     }
 
     /// Runs the kernel for one tile: `at` its rows and first column, with A and B packed for `k`.
-    fn tile(&self, block: &Block<'_>, at: (Range<usize>, usize), k: Range<usize>, packed: Packed<'_>) {
+    fn tile(&self, block: &Block, at: (Range<usize>, usize), k: Range<usize>, packed: Packed<'_>) {
         let (rows, first) = at;
         let width = self.kernels.columns;
         let (next_row, next_column) = match first + width {
@@ -219,38 +196,4 @@ struct Packed<'a> {
     a: &'a [f32],
     b: &'a [f32],
     ahead: Ahead,
-}
-
-/// A rectangle of C, a block of k and the one after it, and B packed for the block: panels `panel_stride` floats apart.
-struct Block<'a> {
-    rows: Range<usize>,
-    columns: Range<usize>,
-    k: Range<usize>,
-    next_k: Range<usize>,
-    b: &'a [f32],
-    panel_stride: usize,
-}
-
-/// How a block is cut: into tiles of rows, `group` of them packed together, and into pieces of k.
-struct Cuts {
-    tiles: usize,
-    pieces: usize,
-    group: usize,
-}
-
-impl Block<'_> {
-    /// The tiles (empty ones fill up the last group) and the values of k of step `step`: for each group all pieces.
-    /// Tiles and pieces are of even sizes: a last tile of few rows would wait for its own sums.
-    fn step(&self, step: usize, cuts: &Cuts) -> ([Range<usize>; GROUP_MAX], Range<usize>) {
-        let first = step / cuts.pieces * cuts.group;
-        let tiles = std::array::from_fn(|i| {
-            if i >= cuts.group || first + i >= cuts.tiles {
-                return 0..0;
-            }
-            let rows = share(self.rows.len(), 1, first + i, cuts.tiles);
-            self.rows.start + rows.start..self.rows.start + rows.end
-        });
-        let k = share(self.k.len(), 1, step % cuts.pieces, cuts.pieces);
-        (tiles, self.k.start + k.start..self.k.start + k.end)
-    }
 }

@@ -1,6 +1,7 @@
 //! Copies of operands in the order in which the innermost kernel reads them.
 #![allow(unsafe_code)]
 
+use super::block::Step;
 use super::matrix::MatRef;
 use super::tile::{Ahead, CACHE_LINE, DEPTH_MAX, ROW_STRIDE, ROWS_MAX};
 use crate::simd::Vector;
@@ -37,19 +38,19 @@ pub(super) fn pack_b(isa: Isa, b: MatRef<'_>, part: &Part, panel_stride: usize, 
     }
 }
 
-/// Packs A[`rows`, `depth`] for the tiles that `tiles` cuts the rows into, `slot` floats apart: `[row][ROW_STRIDE]`
-/// where A is row-major, else `[k][rows of the tile]`. A slot has sixteen floats more than that.
-pub(super) fn pack_a(isa: Isa, a: MatRef<'_>, tiles: &[Range<usize>], depth: Range<usize>, to: &mut [f32]) {
-    let (Some(first), Some(last)) = (tiles.first(), tiles.last()) else { return };
-    assert!(to.len() >= tiles.len() * SLOT && depth.len() <= DEPTH_MAX, "tiles of A have room");
+/// Packs A for the tiles and the values of k of a step, `SLOT` floats apart: `[row][ROW_STRIDE]` where A is row-major,
+/// else `[k][rows of the tile]`. A slot has sixteen floats more than that.
+pub(super) fn pack_a(isa: Isa, a: MatRef<'_>, step: &Step, to: &mut [f32]) {
+    let tiles = step.tiles();
+    assert!(to.len() >= tiles.len() * SLOT && step.k.len() <= DEPTH_MAX, "tiles of A have room");
     assert!(tiles.iter().all(|tile| tile.len() <= ROWS_MAX), "a tile has no more rows than its slot");
     if a.column_stride == 1 {
         for (tile, to) in tiles.iter().zip(to.chunks_exact_mut(SLOT)) {
             // SAFETY: the Isa comes from an Exec; a slot has room for every row and one register more.
-            unsafe { copy_lines(isa, a.part(tile.clone(), depth.clone()), to) };
+            unsafe { copy_lines(isa, a.part(tile.clone(), step.k.clone()), to) };
         }
     } else {
-        let from = a.part(first.start..last.end, depth).t();
+        let from = a.part(step.rows(), step.k.clone()).t();
         // SAFETY: the Isa comes from an Exec; the tiles follow each other within the part, each with a slot.
         unsafe { scatter_lines(isa, from, tiles, to) };
     }
@@ -224,13 +225,12 @@ pub(super) struct Prefetch {
 }
 
 impl Prefetch {
-    /// The part of `matrix`; nothing is asked for yet.
-    pub fn new(matrix: MatRef<'_>, rows: Range<usize>, columns: Range<usize>) -> Prefetch {
-        if rows.is_empty() || columns.is_empty() {
+    /// The lines of a matrix, as they lie in memory; nothing is asked for yet.
+    pub fn new(part: MatRef<'_>) -> Prefetch {
+        let part = if part.column_stride == 1 { part } else { part.t() };
+        if part.rows == 0 || part.columns == 0 {
             return Prefetch::none();
         }
-        let part = matrix.part(rows, columns);
-        let part = if part.column_stride == 1 { part } else { part.t() };
         // What a part shares of its first cache line, the part before it has just touched.
         let offset = part.data.as_ptr().addr() / size_of::<f32>() % CACHE_LINE;
         let shared = if offset == 0 { 0 } else { CACHE_LINE - offset };
