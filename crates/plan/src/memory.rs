@@ -15,7 +15,7 @@ const F32: u64 = 4;
 /// [`LOGIT_ROWS_MIN`] rows (see `tensor::Tape::cross_entropy`).
 const LOGITS: usize = 1 << 22;
 /// Rows of logits at least.
-const LOGIT_ROWS_MIN: usize = 256;
+const LOGIT_ROWS_MIN: usize = 512;
 /// Packed panels of a matrix product that each thread holds at once, as far as the caches go.
 const PACKING_BYTES_PER_THREAD: u64 = 2 << 20;
 /// Program, stacks, tokenizer and the allocator's own needs.
@@ -151,7 +151,7 @@ fn passes(config: &Config, shape: &TrainingShape, trained: Vec<Item>) -> Estimat
         Item {
             name: "cross-entropy",
             bytes: logits(config, tokens) * F32,
-            formula: "4 · vocabulary · min(tokens, max(256, 2²² / vocabulary))",
+            formula: "4 · vocabulary · min(tokens, max(512, 2²² / vocabulary))",
         },
         Item { name: "matrix packing", bytes: packing(shape.threads), formula: "2 MiB a thread" },
         Item { name: "data", bytes: shape.data_bytes, formula: "as given" },
@@ -187,7 +187,7 @@ pub fn serving(config: &Config, shape: &ServingShape) -> Estimate {
             Item {
                 name: "logits",
                 bytes: logits(config, chunk) * F32,
-                formula: "4 · vocabulary · min(chunk, max(256, 2²² / vocabulary))",
+                formula: "4 · vocabulary · min(chunk, max(512, 2²² / vocabulary))",
             },
             Item { name: "matrix packing", bytes: packing(shape.threads), formula: "2 MiB a thread" },
             Item { name: "program", bytes: PROGRAM_BYTES, formula: "24 MiB" },

@@ -7,8 +7,9 @@ use crate::{Operation, Phase, Weight, Work, kernels};
 
 /// Elements of the logits that are held at once, but never fewer than [`CHUNK_ROWS_MIN`] rows.
 const CHUNK_ELEMENTS: usize = 1 << 22;
-/// Rows per chunk at least: fewer would spend more time on laying out the projection's weights.
-const CHUNK_ROWS_MIN: usize = 256;
+/// Rows per chunk at least: fewer would spend more time on laying out the projection's weights and on reading and
+/// writing its gradient.
+const CHUNK_ROWS_MIN: usize = 512;
 
 /// What each row should predict.
 #[derive(Clone, Copy, Debug)]
