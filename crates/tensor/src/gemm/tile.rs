@@ -111,6 +111,16 @@ pub(super) fn kernels(isa: Isa) -> Kernels {
     }
 }
 
+/// Repeats a body for each row of a tile, its number a constant.
+macro_rules! each_row {
+    ($row:ident of $rows:ident => $body:expr) => {
+        each_row!(@ $row, $rows, $body, 0 1 2 3 4 5 6 7 8 9 10 11 12 13)
+    };
+    (@ $row:ident, $rows:ident, $body:expr, $($number:literal)*) => {
+        $({ const $row: usize = $number; if $row < $rows { $body } })*
+    };
+}
+
 /// The body of every instance.
 #[inline(always)]
 unsafe fn tile<V: Vector, const ROWS: usize, const BY_ROW: bool>(call: &Call) {
@@ -120,19 +130,11 @@ unsafe fn tile<V: Vector, const ROWS: usize, const BY_ROW: bool>(call: &Call) {
     // SAFETY: the caller is a function with the features.
     let mut sums = [[unsafe { V::zero() }; 2]; ROWS_MAX];
     let whole = columns == 2 * V::LANES;
-    macro_rules! each_row {
-        ($row:ident => $body:expr) => {
-            each_row!(@ $row, $body, 0 1 2 3 4 5 6 7 8 9 10 11 12 13)
-        };
-        (@ $row:ident, $body:expr, $($number:literal)*) => {
-            $({ const $row: usize = $number; if $row < ROWS { $body } })*
-        };
-    }
     // SAFETY: the caller promises that the pointers cover the tile, the panel and C's rows.
     unsafe {
         if !from_zero {
             let (low, high) = split(columns, V::LANES);
-            each_row!(ROW => {
+            each_row!(ROW of ROWS => {
                 let row = c.add(ROW * c_stride);
                 if whole {
                     sums[ROW] = [V::load(row), V::load(row.add(V::LANES))];
@@ -151,7 +153,7 @@ unsafe fn tile<V: Vector, const ROWS: usize, const BY_ROW: bool>(call: &Call) {
             () => {
                 let b_low = V::load(b);
                 let b_high = V::load(b.add(V::LANES));
-                each_row!(ROW => {
+                each_row!(ROW of ROWS => {
                     let factor = V::splat(*a.add(ROW * row_stride));
                     sums[ROW][0] = factor.fma(b_low, sums[ROW][0]);
                     sums[ROW][1] = factor.fma(b_high, sums[ROW][1]);
@@ -171,14 +173,14 @@ unsafe fn tile<V: Vector, const ROWS: usize, const BY_ROW: bool>(call: &Call) {
             one_k!();
         }
         if whole {
-            each_row!(ROW => {
+            each_row!(ROW of ROWS => {
                 let row = c.add(ROW * c_stride);
                 sums[ROW][0].store(row);
                 sums[ROW][1].store(row.add(V::LANES));
             });
         } else {
             let (low, high) = split(columns, V::LANES);
-            each_row!(ROW => {
+            each_row!(ROW of ROWS => {
                 let row = c.add(ROW * c_stride);
                 sums[ROW][0].store_partial(row, low);
                 if high > 0 {
