@@ -13,6 +13,8 @@ pub struct Pass {
     rotary: RotaryTable,
     memory: TapeMemory,
     checkpoints: bool,
+    /// Whether the gradients that come next are known to be zero.
+    gradients_are_zero: bool,
     times: PassTimes,
 }
 
@@ -47,13 +49,21 @@ impl Pass {
             rotary,
             memory: TapeMemory::default(),
             checkpoints: false,
+            gradients_are_zero: false,
             times: PassTimes::default(),
         }
     }
 
-    /// Keeps only each layer's input and computes the layer again in the backward pass.
+    /// Keeps of all layers but the last one only the inputs of their branches, and computes the rest again in the
+    /// backward pass; see [`tensor::Checkpoints`].
     pub fn with_checkpoints(self) -> Pass {
         Pass { checkpoints: true, ..self }
+    }
+
+    /// Says that the gradients which the next [`Pass::train`] is given are all zero, so that it may use their memory
+    /// until it writes them.
+    pub fn gradients_are_zero(&mut self) {
+        self.gradients_are_zero = true;
     }
 
     /// The sum of weighted losses of the rows, in nats, and their gradients (times the targets' scale)
@@ -72,14 +82,15 @@ impl Pass {
         let flat = flat(decoder, weights.into(), gradients);
         let mut tape = Tape::new(&self.device, flat, rows.batch, &self.rotary, &mut self.memory);
         if self.checkpoints {
-            tape = tape.with_checkpoints();
+            let is_idle = std::mem::take(&mut self.gradients_are_zero);
+            tape = tape.with_checkpoints(decoder.checkpoints(is_idle));
         }
         let hidden = decoder.forward(&mut tape, rows.ids);
         let forward_done = Instant::now();
         let loss = tape.cross_entropy(&hidden, decoder.head(), rows.targets, log_probs);
         drop(hidden);
         let head_done = Instant::now();
-        tape.backward(&|tape, index, x| decoder.layer(tape, index, x));
+        tape.backward(&|tape, number, x| decoder.branch(tape, number, x));
         self.times = PassTimes {
             forward: forward_done - started,
             head: head_done - forward_done,

@@ -23,12 +23,13 @@ pub use error::Error;
 pub use exec::Exec;
 pub use isa::{ISA_VARIABLE, Isa};
 pub use kernels::KEY_BLOCK;
-pub use ops::{Body, Heads, Ops, QkNorm, Weight};
+pub use ops::{Body, Branch, Heads, Ops, QkNorm, Weight};
 pub use pool::{Disjoint, Pool};
 pub use profile::{Operation, Phase, Profile, Timed, Timer, Work};
 pub use scratch::{Loan, Scratch};
 pub use simd::AlignedBuffer;
 pub use tape::{
-    Batch, Flat, LogProbs, LowRank, LowRankFlat, LowRankPart, LowRanks, Mode, Tape, TapeMemory, Targets, Var,
+    Batch, Checkpoints, Flat, LogProbs, LowRank, LowRankFlat, LowRankPart, LowRanks, Mode, Tape, TapeMemory, Targets,
+    Var,
 };
 pub use tensor::{Shape, Tensor};

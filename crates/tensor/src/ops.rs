@@ -80,8 +80,22 @@ pub struct QkNorm {
     pub eps: f32,
 }
 
-/// One layer: the machine, the layer's index, (rows, width) → (rows, width).
-pub type Body<'a, O> = &'a dyn Fn(&mut O, usize, <O as Ops>::Act) -> <O as Ops>::Act;
+/// A branch of the residual stream: what is added to it after the projection.
+#[derive(Clone, Copy, Debug)]
+pub struct Branch {
+    /// Its number, counted from the first that is run.
+    pub number: usize,
+    /// No weight that this branch or a later one uses lies before this place in the flat buffer, but for those of the
+    /// embedding and the output projection.
+    pub first_weight: usize,
+    /// The projection back into the stream, (width, inner).
+    pub projection: Weight,
+    /// The projection's bias.
+    pub bias: Option<Weight>,
+}
+
+/// What a branch computes before its projection: the machine, the branch's number, (rows, width) → (rows, inner).
+pub type Body<'a, O> = &'a dyn Fn(&mut O, usize, &<O as Ops>::Act) -> <O as Ops>::Act;
 
 /// What a decoder asks of a machine. Activations are rows (one a token) of f32.
 ///
@@ -114,9 +128,11 @@ pub trait Ops: Sized {
     /// `x + y`.
     fn add(&mut self, x: Self::Act, y: Self::Act) -> Self::Act;
 
-    /// Runs one layer. A recording machine may forget what `body` computed and replay it in its
-    /// backward pass.
-    fn segment(&mut self, index: usize, x: Self::Act, body: Body<'_, Self>) -> Self::Act {
-        body(self, index, x)
+    /// `x` and the projection of what `body` makes of it. A recording machine may forget what `body` computed and run
+    /// it again in its backward pass.
+    fn branch(&mut self, branch: Branch, x: Self::Act, body: Body<'_, Self>) -> Self::Act {
+        let y = body(self, branch.number, &x);
+        let y = self.linear(&y, branch.projection, branch.bias);
+        self.add(x, y)
     }
 }

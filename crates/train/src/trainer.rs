@@ -124,6 +124,7 @@ impl Trainer {
             optimiser: Duration::ZERO,
         };
         self.log_probs.clear();
+        self.pass.gradients_are_zero();
         for index in 0..self.micro_batches.len() {
             self.differentiate(index, 1.0 / targets as f32, &mut outcome);
         }

@@ -39,6 +39,13 @@ pub fn clear(exec: Exec<'_>, y: &mut [f32]) {
     exec.pool.run_slices(y, grain, &|_, y, _| y.fill(0.0));
 }
 
+/// y = x.
+pub fn copy(exec: Exec<'_>, x: &[f32], y: &mut [f32]) {
+    assert_eq!(x.len(), y.len(), "as many from as to");
+    let grain = flat_grain(exec.pool, y.len());
+    exec.pool.run_slices(y, grain, &|start, y, _| y.copy_from_slice(&x[start..start + y.len()]));
+}
+
 /// y *= factor.
 pub fn scale(exec: Exec<'_>, factor: f32, y: &mut [f32]) {
     let grain = flat_grain(exec.pool, y.len());

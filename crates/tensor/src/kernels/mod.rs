@@ -24,8 +24,8 @@ pub use attention::{
     AttentionBatch, AttentionKept, KEY_BLOCK, attention_backward, attention_forward, attention_scale,
 };
 pub use elementwise::{
-    add, add_bias, add_into, clear, column_sums, embedding, embedding_backward, gather_rows, multiply, scale,
-    scaled_add, scatter_add_rows,
+    add, add_bias, add_into, clear, column_sums, copy, embedding, embedding_backward, gather_rows, multiply,
+    scale, scaled_add, scatter_add_rows,
 };
 pub use loss::{RowTargets, cross_entropy, cross_entropy_backward, log_softmax};
 pub use norm::{

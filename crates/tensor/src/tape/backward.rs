@@ -3,15 +3,15 @@
 
 use super::{Attended, Node, Saved, Tape, Var};
 use crate::gemm::{Into, MatMut, MatRef, gemm};
-use crate::{Heads, Operation, Phase, QkNorm, Tensor, Weight, Work, kernels};
+use crate::{Body, Heads, Operation, Phase, QkNorm, Tensor, Weight, Work, kernels};
 
 impl Tape<'_> {
     /// Runs all recorded operations backward, from the gradients that [`Tape::cross_entropy`] or
-    /// [`Tape::seed_gradient`] left. `replay` runs one layer again (see [`crate::Ops::segment`]).
-    pub fn backward(&mut self, replay: &dyn Fn(&mut Self, usize, Var) -> Var) {
+    /// [`Tape::seed_gradient`] left. `replay` runs a branch's body again (see [`crate::Ops::branch`]).
+    pub fn backward(&mut self, replay: Body<'_, Self>) {
         while let Some(node) = self.memory.nodes.pop() {
             match node {
-                Node::Segment { index, x, out, value } => self.replay(replay, (index, x, out), value),
+                Node::Branch(forgotten) => self.replay(replay, forgotten),
                 Node::Link { from, to } => {
                     if let Some(gradient) = self.take(from) {
                         self.accumulate(to, gradient);
@@ -27,28 +27,12 @@ impl Tape<'_> {
         self.accumulate(var.id, gradient);
     }
 
-    /// Records a forgotten layer again, its last node on top of the tape.
-    fn replay(
-        &mut self,
-        replay: &dyn Fn(&mut Self, usize, Var) -> Var,
-        (index, x, out): (usize, usize, usize),
-        value: Tensor,
-    ) {
-        let Some(gradient) = self.take(out) else { return };
-        let input = self.var(value);
-        self.memory.nodes.push(Node::Link { from: input.id, to: x });
-        self.phase = Phase::Again;
-        let output = replay(self, index, input);
-        self.phase = Phase::Forward;
-        self.memory.gradients[output.id] = Some(gradient);
-    }
-
     fn node_backward(&mut self, node: Node) {
         let out = match &node {
             Node::Embed { out, .. } | Node::RmsNorm { out, .. } | Node::Linear { out, .. } => *out,
             Node::QkNorm { out, .. } | Node::Rotary { out, .. } | Node::Attend { out, .. } => *out,
-            Node::SwiGlu { out, .. } | Node::Add { out, .. } | Node::Segment { out, .. } => *out,
-            Node::Link { from, .. } => *from,
+            Node::SwiGlu { out, .. } | Node::Add { out, .. } => *out,
+            Node::Branch(_) | Node::Link { .. } => unreachable!("handled by `backward`"),
         };
         let Some(dy) = self.take(out) else { return };
         match node {
@@ -67,7 +51,7 @@ impl Tape<'_> {
                 self.accumulate(x, dy.clone());
                 self.accumulate(y, dy);
             }
-            Node::Segment { .. } | Node::Link { .. } => unreachable!("handled by `backward`"),
+            Node::Branch(_) | Node::Link { .. } => unreachable!("handled by `backward`"),
         }
     }
 
@@ -233,7 +217,7 @@ impl Tape<'_> {
         }
     }
 
-    fn take(&mut self, var: usize) -> Option<Tensor> {
+    pub(super) fn take(&mut self, var: usize) -> Option<Tensor> {
         self.memory.gradients[var].take()
     }
 

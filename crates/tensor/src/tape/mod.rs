@@ -7,15 +7,18 @@
 //! must not know which model it runs.
 
 mod backward;
+mod checkpoint;
 mod loss;
 mod low_rank;
 mod record;
 
+pub use checkpoint::Checkpoints;
 pub use loss::{LogProbs, Targets};
 pub use low_rank::{LowRank, LowRankFlat, LowRankPart, LowRanks};
 
 use crate::kernels::RotaryTable;
 use crate::{Device, Heads, Operation, Phase, QkNorm, Tensor, Timer, Weight, Work};
+use checkpoint::{Forgotten, Lot, Parked, Way};
 use std::ops::Range;
 
 /// An activation on a tape: its value, and where its gradient will be.
@@ -50,6 +53,8 @@ pub struct TapeMemory {
     gradients: Vec<Option<Tensor>>,
     ids: Vec<u32>,
     losses: Vec<f32>,
+    /// What was remembered of forgotten branches.
+    remembered: Vec<Option<Parked>>,
 }
 
 /// The weights that a tape reads and where it adds their gradients.
@@ -92,6 +97,10 @@ pub struct Tape<'a> {
     memory: &'a mut TapeMemory,
     mode: Mode,
     recording: bool,
+    /// How the branch that is running treats what it computes.
+    way: Way,
+    /// Gradients that hold nothing yet, if any.
+    lot: Option<Lot>,
     /// What the operations that run now are counted as.
     phase: Phase,
 }
@@ -103,8 +112,11 @@ pub enum Mode {
     Evaluate,
     /// What each operation's backward pass needs.
     Record,
-    /// Each layer's input; the layer is run again in the backward pass.
-    Checkpoint,
+    /// Of the first branches their inputs and what there is room for; they are run again in the backward pass.
+    Checkpoint {
+        /// How many branches.
+        branches: usize,
+    },
 }
 
 impl<'a> Tape<'a> {
@@ -119,17 +131,11 @@ impl<'a> Tape<'a> {
         memory.nodes.clear();
         memory.gradients.clear();
         memory.ids.clear();
+        memory.remembered.clear();
         let mode = if flat.is_trained() { Mode::Record } else { Mode::Evaluate };
         let recording = mode != Mode::Evaluate;
-        Tape { device, flat, batch, rotary, memory, mode, recording, phase: Phase::Forward }
-    }
-
-    /// The same tape that keeps only each layer's input (activation checkpointing).
-    pub fn with_checkpoints(mut self) -> Tape<'a> {
-        if self.mode == Mode::Record {
-            self.mode = Mode::Checkpoint;
-        }
-        self
+        let (way, lot, phase) = (Way::Plain, None, Phase::Forward);
+        Tape { device, flat, batch, rotary, memory, mode, recording, way, lot, phase }
     }
 
     /// The device.
@@ -209,13 +215,8 @@ enum Node {
         y: usize,
         out: usize,
     },
-    Segment {
-        index: usize,
-        x: usize,
-        out: usize,
-        value: Tensor,
-    },
-    /// The gradient of `from`, a segment's replayed input, is that of `to`, its first one.
+    Branch(Forgotten),
+    /// The gradient of `from`, the input of a branch that was run again, is that of `to`, its first one.
     Link {
         from: usize,
         to: usize,

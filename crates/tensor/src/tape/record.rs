@@ -2,7 +2,7 @@
 
 use super::{Attended, Mode, Node, Saved, Tape, Var};
 use crate::gemm::{Into, MatMut, MatRef, gemm};
-use crate::{Heads, Operation, Ops, QkNorm, Tensor, Weight, Work, kernels};
+use crate::{Body, Branch, Heads, Operation, Ops, Phase, QkNorm, Tensor, Weight, Work, kernels};
 
 impl Tape<'_> {
     /// An activation that comes from outside, such as an image's embeddings: (rows, width).
@@ -42,6 +42,21 @@ fn linear(tape: &Tape<'_>, x: &Tensor, w: Weight, bias: Option<Weight>) -> Tenso
     out
 }
 
+/// Attention over fused rows: its output, (rows, heads · head_dim), and log-sums, (rows, heads).
+fn attend(tape: &Tape<'_>, qkv: &Tensor, heads: Heads) -> (Tensor, Tensor) {
+    let mut value = tape.device.empty([qkv.rows(), heads.out_width()]);
+    let mut log_sums = tape.device.empty([qkv.rows(), heads.heads]);
+    let documents = tape.batch.documents;
+    let _timer = tape.time(Operation::Attention, || Work::attention(documents, heads.out_width(), 2));
+    kernels::attention_forward(
+        tape.device.exec(),
+        kernels::AttentionBatch { qkv: qkv.data(), documents, heads },
+        value.data_mut(),
+        log_sums.data_mut(),
+    );
+    (value, log_sums)
+}
+
 impl Ops for Tape<'_> {
     type Act = Var;
 
@@ -70,13 +85,22 @@ impl Ops for Tape<'_> {
     }
 
     fn linear(&mut self, x: &Var, w: Weight, bias: Option<Weight>) -> Var {
-        let mut value = linear(self, &x.value, w, bias);
-        let inner = self.add_low_rank(&x.value, w, &mut value);
+        let (value, inner) = match self.recall() {
+            Some(value) => (value, self.low_rank_inner(&x.value, w)),
+            None => {
+                let mut value = linear(self, &x.value, w, bias);
+                let inner = self.add_low_rank(&x.value, w, &mut value);
+                (value, inner)
+            }
+        };
+        self.remember(&value);
         let out = self.var(value);
+        let phase = self.phase;
         self.push(|| {
             let value = match x.source {
-                Some(node) => Saved::Again(node),
-                None => Saved::Kept(x.value.clone()),
+                // What was just computed again is wanted again at once.
+                Some(node) if phase != Phase::Again => Saved::Again(node),
+                _ => Saved::Kept(x.value.clone()),
             };
             Node::Linear { x: x.id, out: out.id, value, w, bias, inner }
         });
@@ -105,17 +129,12 @@ impl Ops for Tape<'_> {
     }
 
     fn attend(&mut self, qkv: Var, heads: Heads, _layer: usize) -> Var {
-        let rows = qkv.value.rows();
-        let mut value = self.device.empty([rows, heads.out_width()]);
-        let mut log_sums = self.device.empty([rows, heads.heads]);
-        let _timer =
-            self.time(Operation::Attention, || Work::attention(self.batch.documents, heads.out_width(), 2));
-        kernels::attention_forward(
-            self.device.exec(),
-            kernels::AttentionBatch { qkv: qkv.value.data(), documents: self.batch.documents, heads },
-            value.data_mut(),
-            log_sums.data_mut(),
-        );
+        let (value, log_sums) = match (self.recall(), self.recall()) {
+            (Some(value), Some(log_sums)) => (value, log_sums),
+            _ => attend(self, &qkv.value, heads),
+        };
+        self.remember(&value);
+        self.remember(&log_sums);
         let out = self.var(value);
         self.push(|| {
             let kept = Attended { qkv: qkv.value.clone(), out: out.value.clone(), log_sums };
@@ -145,15 +164,14 @@ impl Ops for Tape<'_> {
         out
     }
 
-    fn segment(&mut self, index: usize, x: Var, body: &dyn Fn(&mut Self, usize, Var) -> Var) -> Var {
-        if self.mode != Mode::Checkpoint {
-            return body(self, index, x);
+    fn branch(&mut self, branch: Branch, x: Var, body: Body<'_, Self>) -> Var {
+        match self.mode {
+            Mode::Checkpoint { branches } if branch.number < branches => self.forget(branch, x, body),
+            _ => {
+                let y = body(self, branch.number, &x);
+                let y = self.linear(&y, branch.projection, branch.bias);
+                self.add(x, y)
+            }
         }
-        let (id, value) = (x.id, x.value.clone());
-        self.recording = false;
-        let out = body(self, index, x);
-        self.recording = true;
-        self.memory.nodes.push(Node::Segment { index, x: id, out: out.id, value });
-        out
     }
 }
