@@ -18,7 +18,9 @@ fn configs() -> Vec<Config> {
     let mut qwen3 = Config::llama(45, 32, 3, 2);
     (qwen3.family, qwen3.qk_norm, qwen3.tie_embeddings) = (Family::Qwen3, true, true);
     (qwen3.head_dim, qwen3.kv_heads) = (18, 1);
-    vec![llama, grouped, qwen3]
+    // A table that has room for some of what checkpointing keeps, and not for all.
+    let roomy = Config { vocab_size: 2_000, layers: 4, ..llama.clone() };
+    vec![llama, grouped, qwen3, roomy]
 }
 
 fn documents(vocab: usize) -> Vec<Vec<u32>> {
@@ -84,6 +86,28 @@ fn accumulation_and_checkpointing_change_no_gradient() {
             );
         }
     }
+}
+
+#[test]
+fn idle_gradients_take_in_what_checkpoints_keep() {
+    let mut config = Config::llama(2_000, 40, 4, 4);
+    config.intermediate_size = 56;
+    let packed = Packed::new(&documents(config.vocab_size));
+    let run = |gradients_are_zero: bool| {
+        let device = Device::cpu(1, Isa::detect()).unwrap();
+        let parameters = parameters(&device, &config);
+        let decoder = &parameters.decoder;
+        let mut pass = Pass::new(&device, decoder, 256).with_checkpoints();
+        let mut gradients = vec![0.0; decoder.layout().gradient_len()];
+        if gradients_are_zero {
+            pass.gradients_are_zero();
+        }
+        pass.train(decoder, (parameters.flat.data(), &mut gradients), packed.rows(1.0), None);
+        (device.allocated_bytes(), bits(&gradients))
+    };
+    let (parked, kept) = (run(true), run(false));
+    assert!(parked.1 == kept.1, "gradients");
+    assert!(parked.0 < kept.0, "{} bytes, without parking {}", parked.0, kept.0);
 }
 
 #[test]

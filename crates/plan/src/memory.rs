@@ -35,11 +35,13 @@ pub enum Optimiser {
 pub struct TrainingShape {
     /// Sequences that go through the model at once.
     pub micro_batch_sequences: usize,
+    /// Micro-batches whose gradients are added up in a step; at least 1.
+    pub micro_batches: usize,
     /// Tokens in a sequence.
     pub context: usize,
     /// The optimiser.
     pub optimiser: Optimiser,
-    /// Whether only each layer's input is kept, and the rest recomputed layer by layer.
+    /// Whether only the inputs of each layer's halves are kept, and the rest recomputed half by half.
     pub activation_checkpointing: bool,
     /// Threads of the pool.
     pub threads: usize,
@@ -94,7 +96,8 @@ pub struct Shortage {
 pub fn training(config: &Config, shape: &TrainingShape) -> Estimate {
     let parameters = config.parameter_count() as u64;
     let gradients = Item { name: "gradients", bytes: parameters * F32, formula: "4 · parameters" };
-    passes(config, shape, vec![gradients, optimiser_state(config, shape.optimiser)])
+    let activations = activation_floats(config, shape, shape.micro_batches <= 1);
+    passes(config, shape, activations, vec![gradients, optimiser_state(config, shape.optimiser)])
 }
 
 /// Memory of training adapters over frozen weights of `config` with `shape`: gradients and the optimiser's state are
@@ -118,29 +121,25 @@ pub fn adapters(config: &Config, options: &AdapterOptions, shape: &TrainingShape
             formula: "4 · tokens · layers · rank · adapted matrices in a layer",
         },
     ];
-    passes(config, shape, trained)
+    passes(config, shape, activation_floats(config, shape, false), trained)
 }
 
 /// The weights, what is held for those that are `trained`, and what the passes over them need.
-fn passes(config: &Config, shape: &TrainingShape, trained: Vec<Item>) -> Estimate {
+fn passes(config: &Config, shape: &TrainingShape, activation_floats: u64, trained: Vec<Item>) -> Estimate {
     let parameters = config.parameter_count() as u64;
     let tokens = (shape.micro_batch_sequences * shape.context) as u64;
-    let layers = config.layers as u64;
-    let (layer_floats, input_floats) = (layer_floats(config), config.hidden_size as u64);
-    let kept = match shape.activation_checkpointing {
-        false => layers * layer_floats,
-        true => layers * input_floats + layer_floats,
-    };
     let weights = Item { name: "weights", bytes: parameters * F32, formula: "4 · parameters" };
     let items = [
         Item {
             name: "activations",
-            bytes: kept * tokens * F32,
+            bytes: activation_floats * F32,
             formula: match shape.activation_checkpointing {
                 false => {
                     "4 · tokens · layers · (2·hidden + (heads + 2·kv)·head + heads·head + heads + 2·ffn)"
                 }
-                true => "4 · tokens · (layers · hidden + one layer's activations)",
+                true => {
+                    "4 · tokens · (2 · layers · hidden, less what idle gradients hold, + one layer's activations)"
+                }
             },
         },
         Item {
@@ -295,6 +294,48 @@ fn layer_floats(config: &Config) -> u64 {
     (residual + fused + heads.out_width() + log_sum_exp + 2 * config.intermediate_size) as u64
 }
 
+/// Floats that the tape keeps of a micro-batch.
+fn activation_floats(config: &Config, shape: &TrainingShape, has_idle_gradients: bool) -> u64 {
+    let tokens = (shape.micro_batch_sequences * shape.context) as u64;
+    match shape.activation_checkpointing {
+        false => config.layers as u64 * layer_floats(config) * tokens,
+        true => checkpointed_floats(config, tokens, has_idle_gradients) + layer_floats(config) * tokens,
+    }
+}
+
+/// Floats that all layers but the last one keep of `tokens` tokens under activation checkpointing: the inputs of their two
+/// halves, but for those that find room in the gradients of the layers before, together with what products and attention
+/// computed (see `tensor::Checkpoints`). With several micro-batches the gradients are idle for the first one only.
+fn checkpointed_floats(config: &Config, tokens: u64, has_idle_gradients: bool) -> u64 {
+    let layers = config.layers.max(1) as u64 - 1;
+    let input = config.hidden_size as u64 * tokens;
+    if !has_idle_gradients {
+        return 2 * layers * input;
+    }
+    let heads = config.attention_heads();
+    let embedding = (config.vocab_size * config.hidden_size) as u64;
+    let tables = if config.tie_embeddings { embedding } else { 2 * embedding };
+    let of_layer = (config.parameter_count() as u64 - tables) / config.layers.max(1) as u64;
+    let computed =
+        [&[heads.fused_width(), heads.out_width(), heads.heads][..], &[2 * config.intermediate_size]];
+    let (mut parked, mut kept) = (if config.tie_embeddings { embedding } else { 0 }, 0);
+    for layer in 0..layers {
+        let end = embedding + layer * of_layer;
+        for computed in computed {
+            match parked + input <= end {
+                true => parked += input,
+                false => kept += input,
+            }
+            for floats in computed.iter().map(|width| *width as u64 * tokens) {
+                if parked + floats + input <= end {
+                    parked += floats;
+                }
+            }
+        }
+    }
+    kept
+}
+
 /// Floats for each token that live outside the layers or only during one layer's backward pass: the
 /// embedding's rows, the final norm's and their gradients, a recomputed norm, and the gradients of a SwiGLU's
 /// input and output and of a fused query, key and value row.
@@ -350,6 +391,7 @@ mod tests {
         config.intermediate_size = 688;
         let shape = TrainingShape {
             micro_batch_sequences: 16,
+            micro_batches: 1,
             context: 256,
             optimiser: Optimiser::AdamW,
             activation_checkpointing: false,
@@ -383,13 +425,25 @@ mod tests {
         let full = training(&config, &shape).total_bytes();
         let savers = [
             TrainingShape { activation_checkpointing: true, ..shape },
-            TrainingShape { micro_batch_sequences: 8, ..shape },
+            TrainingShape { micro_batch_sequences: 8, micro_batches: 2, ..shape },
             TrainingShape { optimiser: Optimiser::Muon, ..shape },
             TrainingShape { context: 128, ..shape },
         ];
         for saver in savers {
             assert!(training(&config, &saver).total_bytes() < full, "{saver:?}");
         }
+    }
+
+    #[test]
+    fn idle_gradients_hold_what_checkpoints_keep() {
+        let mut config = Config::llama(32_000, 768, 12, 12);
+        let input = 768 * 64;
+        // Few tokens: all inputs are parked; a second micro-batch finds gradients in their place.
+        assert_eq!(checkpointed_floats(&config, 64, true), 0);
+        assert_eq!(checkpointed_floats(&config, 64, false), 2 * 11 * input);
+        // A table that is also the output projection is no place to park in, so the first layer has none.
+        config.tie_embeddings = true;
+        assert_eq!(checkpointed_floats(&config, 64, true), 2 * input);
     }
 
     #[test]

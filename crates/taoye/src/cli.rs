@@ -223,6 +223,8 @@ pub enum Bench {
     Gemm,
     /// Whole training steps: tokens/s, share of the peak, memory
     Train(BenchTrain),
+    /// Training steps along width, context and batch: tokens/s and share of the peak
+    Sweep(BenchSweep),
     /// Tokenizer training and encoding
     Tokenizer(BenchTokenizer),
 }
@@ -266,6 +268,20 @@ pub struct BenchTrain {
 pub enum BenchShape {
     S,
     M,
+}
+
+#[derive(Args)]
+pub struct BenchSweep {
+    /// One axis alone [default: all three, in about three minutes]
+    #[arg(long, value_enum)]
+    pub axis: Option<SweepAxis>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum SweepAxis {
+    Width,
+    Context,
+    Batch,
 }
 
 #[derive(Args)]

@@ -12,7 +12,7 @@ use crate::trainer::{StepOutcome, Trainer};
 use crate::{Error, OptimiserKind, Result, Schedule, ScheduleKind, TrainOptions};
 use base::machine::{PageFaults, page_faults};
 use base::seed::Rng;
-use model::{Config, Parameters};
+use model::{Config, Decoder, Parameters};
 use serde::Serialize;
 use std::time::{Duration, Instant};
 use tensor::Device;
@@ -114,6 +114,17 @@ impl BenchShape {
         let mut config = Config::llama(self.vocab, self.width, self.layers, self.width / HEAD_DIM);
         config.max_positions = config.max_positions.max(self.context);
         Ok(config)
+    }
+}
+
+impl BenchShape {
+    /// Floating-point operations of a step, by [`plan::memory::training_flops`].
+    ///
+    /// # Errors
+    /// As [`BenchShape::config`].
+    pub fn flops(self) -> Result<f64> {
+        let lengths = std::iter::repeat_n(self.context, self.batch);
+        Ok(plan::memory::training_flops(&Decoder::new(self.config()?), lengths))
     }
 }
 

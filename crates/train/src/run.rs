@@ -102,6 +102,7 @@ pub fn adapter_memory_estimate(
 fn shape(options: &TrainOptions, threads: usize) -> TrainingShape {
     TrainingShape {
         micro_batch_sequences: options.micro_batch(),
+        micro_batches: options.batch_sequences / options.micro_batch().max(1),
         context: options.context,
         optimiser: match options.optimiser.kind {
             OptimiserKind::AdamW => Optimiser::AdamW,

@@ -55,6 +55,7 @@ pub fn loss_and_gradients(
     if checkpoints {
         pass = pass.with_checkpoints();
     }
+    pass.gradients_are_zero();
     let mut gradients = vec![0.0; decoder.layout().gradient_len()];
     let predicted: f32 = batches.iter().map(Packed::predicted).sum();
     let losses = batches

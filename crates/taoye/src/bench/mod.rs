@@ -2,6 +2,7 @@
 
 mod gemm;
 mod profile;
+mod sweep;
 mod tokenizer;
 mod train;
 
@@ -17,6 +18,7 @@ pub fn run(context: &Context, command: &Bench) -> Result<()> {
     match command {
         Bench::Gemm => gemm::run(context),
         Bench::Train(flags) => train::run(context, flags),
+        Bench::Sweep(flags) => sweep::run(context, flags),
         Bench::Tokenizer(flags) => tokenizer::run(context, flags),
     }
 }

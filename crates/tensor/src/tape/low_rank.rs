@@ -87,8 +87,12 @@ impl LowRanks {
 impl LowRank {
     /// Of the forward pass over `rows` rows; the backward pass does twice as much.
     fn work(&self, rows: usize) -> Work {
-        let elements: usize = self.parts.iter().map(|part| part.b.len()).sum();
-        Work::Flops(2.0 * rows as f64 * (self.a.len() + elements) as f64)
+        Work::Flops(2.0 * rows as f64 * (self.a.len() + self.outer_len()) as f64)
+    }
+
+    /// Elements of all B.
+    fn outer_len(&self) -> usize {
+        self.parts.iter().map(|part| part.b.len()).sum()
     }
 }
 
@@ -99,12 +103,9 @@ impl Tape<'_> {
         let flat = self.flat.adapters.as_ref()?;
         let addition = flat.table.get(w)?;
         let (exec, rows, a) = (self.device.exec(), x.rows(), addition.a);
-        let _timer = self.time(Operation::LowRank, || addition.work(rows));
-        let mut inner = self.device.empty([rows, a.rows]);
-        let x = MatRef::new(x.data(), rows, w.cols);
-        let out = MatMut::new(inner.data_mut(), rows, a.rows);
-        gemm(exec, x, MatRef::new(a.of(flat.weights), a.rows, a.cols).t(), out, Into::Overwrite);
-        kernels::scale(exec, flat.table.scale, inner.data_mut());
+        let inner = self.low_rank_inner(x, w)?;
+        let work = || Work::Flops(2.0 * rows as f64 * addition.outer_len() as f64);
+        let _timer = self.time(Operation::LowRank, work);
         let mut first = 0;
         for LowRankPart { rows: columns, b } in &addition.parts {
             let left = MatRef::with_row_stride(&inner.data()[first..], rows, b.cols, a.rows);
@@ -113,6 +114,20 @@ impl Tape<'_> {
             gemm(exec, left, right, MatMut::with_row_stride(y, rows, b.rows, w.rows), Into::Accumulate);
             first += b.cols;
         }
+        Some(inner)
+    }
+
+    /// `scale · x·Aᵀ`, (rows, sum of the ranks), of a matrix that has low-rank parts.
+    pub(super) fn low_rank_inner(&self, x: &Tensor, w: Weight) -> Option<Tensor> {
+        let flat = self.flat.adapters.as_ref()?;
+        let (rows, a) = (x.rows(), flat.table.get(w)?.a);
+        let exec = self.device.exec();
+        let _timer = self.time(Operation::LowRank, || Work::product(rows, a.cols, a.rows));
+        let mut inner = self.device.empty([rows, a.rows]);
+        let x = MatRef::new(x.data(), rows, w.cols);
+        let out = MatMut::new(inner.data_mut(), rows, a.rows);
+        gemm(exec, x, MatRef::new(a.of(flat.weights), a.rows, a.cols).t(), out, Into::Overwrite);
+        kernels::scale(exec, flat.table.scale, inner.data_mut());
         Some(inner)
     }
 
