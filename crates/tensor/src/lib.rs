@@ -29,7 +29,7 @@ pub use profile::{Operation, Phase, Profile, Timed, Timer, Work};
 pub use scratch::{Loan, Scratch};
 pub use simd::AlignedBuffer;
 pub use tape::{
-    Batch, Checkpoints, Flat, LogProbs, LowRank, LowRankFlat, LowRankPart, LowRanks, Mode, Tape, TapeMemory, Targets,
-    Var,
+    Batch, Checkpoints, Flat, LogProbs, LowRank, LowRankFlat, LowRankPart, LowRanks, Mode, Tape, TapeMemory,
+    Targets, Var,
 };
 pub use tensor::{Shape, Tensor};
