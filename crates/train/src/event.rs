@@ -75,6 +75,12 @@ pub struct StepMetrics {
     pub tokens: u64,
     /// Wall-clock time.
     pub seconds: f64,
+    /// The part of `seconds` in which the step's sequences were read.
+    #[serde(default)]
+    pub data_seconds: f64,
+    /// Wall-clock time before the step that belongs to no step, evaluation or checkpoint: events and progress.
+    #[serde(default)]
+    pub other_seconds: f64,
     /// Tokens of this step a second.
     pub tokens_per_s: f64,
     /// Share of the measured arithmetic peak, where that is known (see [`plan::memory::training_flops`]).

@@ -42,7 +42,7 @@ pub struct TrainOptions {
     /// Steps between checkpoints; 0 means none by steps.
     #[serde(default)]
     pub checkpoint_every: usize,
-    /// Seconds between checkpoints; 0 means none by time.
+    /// Seconds between checkpoints, or more where writing one takes over a hundredth of that; 0 means none by time.
     #[serde(default = "sixty")]
     pub checkpoint_every_seconds: f64,
     /// Checkpoints kept, the newest ones; at least 1.

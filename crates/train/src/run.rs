@@ -15,8 +15,11 @@ use model::{AdapterOptions, Adapters, Config, Parameters};
 use plan::memory::{Estimate, Optimiser, TrainingShape, size};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tensor::Device;
+
+/// Share of a stage's time that checkpoints by the clock may take: where one takes long to write, the next one waits.
+const CHECKPOINT_SHARE: f64 = 0.01;
 
 /// A stage to be run.
 pub struct Stage<'a> {
@@ -168,7 +171,8 @@ pub fn run(stage: Stage<'_>, on_event: &mut dyn FnMut(&Event) -> ControlFlow<()>
         progress,
         on_event,
         is_stopping: false,
-        saved: Saved { step: None, at: Instant::now() },
+        saved: Saved { step: None, at: Instant::now(), seconds: 0.0 },
+        accounted: Instant::now(),
         tokens_per_s: None,
     };
     running.go(&estimate, device)
@@ -202,6 +206,8 @@ struct Running<'a> {
     /// Whether somebody asked for a stop.
     is_stopping: bool,
     saved: Saved,
+    /// Until when every second is in some event.
+    accounted: Instant,
     /// A mean over the last steps, for the progress line.
     tokens_per_s: Option<f64>,
 }
@@ -210,6 +216,8 @@ struct Running<'a> {
 struct Saved {
     step: Option<usize>,
     at: Instant,
+    /// How long it took to write.
+    seconds: f64,
 }
 
 impl Running<'_> {
@@ -224,6 +232,7 @@ impl Running<'_> {
             isa: device.isa().name().to_owned(),
         };
         self.record(first, started)?;
+        self.accounted = Instant::now();
         for step in first..self.options.steps {
             let done = step + 1;
             if self.should_stop() {
@@ -231,7 +240,7 @@ impl Running<'_> {
             }
             let started = Instant::now();
             let outcome = self.trainer.step(self.train, step).map_err(|error| self.with_checkpoint(error))?;
-            self.report_step(step, &outcome, started.elapsed())?;
+            self.report_step(step, &outcome, started)?;
             let is_last = done == self.options.steps;
             if is_last || is_multiple(done, self.options.eval_every) {
                 self.evaluate(done)?;
@@ -277,8 +286,9 @@ impl Running<'_> {
         Ok(Some(loaded.step))
     }
 
-    fn report_step(&mut self, step: usize, outcome: &StepOutcome, took: Duration) -> Result<()> {
-        let seconds = took.as_secs_f64().max(1e-9);
+    fn report_step(&mut self, step: usize, outcome: &StepOutcome, started: Instant) -> Result<()> {
+        let other_seconds = (started - self.accounted).as_secs_f64();
+        let seconds = self.account(started).max(1e-9);
         let tokens = self.options.batch_tokens() as u64;
         let factor = self.options.schedule.factor(step, self.options.steps);
         let optimiser = &self.options.optimiser;
@@ -292,6 +302,8 @@ impl Running<'_> {
             gradient_norm: outcome.gradient_norm,
             tokens,
             seconds,
+            data_seconds: outcome.data.as_secs_f64(),
+            other_seconds,
             tokens_per_s: tokens as f64 / seconds,
             share_of_peak: self.peak_flops.map(|peak| outcome.flops / seconds / peak),
         };
@@ -316,15 +328,16 @@ impl Running<'_> {
         let count =
             if self.options.eval_sequences == 0 { samples.len() } else { self.options.eval_sequences };
         let (loss, targets) = self.trainer.evaluate(samples, count)?;
-        let seconds = started.elapsed().as_secs_f64();
+        let seconds = self.account(started);
         self.progress.print_line(&format!("{}: step {step}, evaluation loss {loss:.4}", self.name));
         self.record(step, Kind::Evaluation { loss, targets, seconds })
     }
 
     fn is_checkpoint_due(&self, step: usize) -> bool {
         let seconds = self.options.checkpoint_every_seconds;
-        let late = seconds > 0.0 && self.saved.at.elapsed().as_secs_f64() >= seconds;
-        late || is_multiple(step, self.options.checkpoint_every)
+        let rest = seconds.max(self.saved.seconds / CHECKPOINT_SHARE);
+        let is_late = seconds > 0.0 && self.saved.at.elapsed().as_secs_f64() >= rest;
+        is_late || is_multiple(step, self.options.checkpoint_every)
     }
 
     fn checkpoint(&mut self, step: usize) -> Result<PathBuf> {
@@ -336,10 +349,17 @@ impl Running<'_> {
         self.journal.sync()?;
         let samples = step as u64 * self.options.batch_sequences as u64;
         let bytes = self.store.save((step, samples), &self.identity, &self.trainer.buffers())?;
-        self.saved = Saved { step: Some(step), at: Instant::now() };
+        let seconds = self.account(started);
+        self.saved = Saved { step: Some(step), at: Instant::now(), seconds };
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        self.record(step, Kind::Checkpoint { name, bytes, seconds: started.elapsed().as_secs_f64() })?;
+        self.record(step, Kind::Checkpoint { name, bytes, seconds })?;
         Ok(path)
+    }
+
+    /// The seconds since `started`, which are now accounted for.
+    fn account(&mut self, started: Instant) -> f64 {
+        self.accounted = Instant::now();
+        (self.accounted - started).as_secs_f64()
     }
 
     fn should_stop(&self) -> bool {

@@ -37,6 +37,8 @@ pub struct StepOutcome {
     pub targets: u64,
     /// Floating-point operations, by [`plan::memory::training_flops`] or [`plan::memory::adapter_flops`].
     pub flops: f64,
+    /// Time in which the sequences were read.
+    pub data: Duration,
     /// Time in the forward pass of the layers.
     pub forward: Duration,
     /// Time in the output projection with the loss, forward and backward.
@@ -107,7 +109,9 @@ impl Trainer {
     /// [`Error::Data`] when the data do not fit the model; [`Error::NotFinite`] when the loss or the gradient is
     /// not a number, in which case the weights are as they were.
     pub fn step(&mut self, samples: &dyn Samples, step: usize) -> Result<StepOutcome> {
+        let started = Instant::now();
         let targets = self.gather(samples, step)?;
+        let data = started.elapsed();
         {
             let work = || Work::floats(self.gradients.shape().len());
             let _timer = self.device.profile().time(Phase::Forward, Operation::Gradients, work);
@@ -118,6 +122,7 @@ impl Trainer {
             gradient_norm: 0.0,
             targets,
             flops: 0.0,
+            data,
             forward: Duration::ZERO,
             head: Duration::ZERO,
             backward: Duration::ZERO,

@@ -42,8 +42,12 @@ const SCORING_SECONDS_MIN: f64 = 8.0;
 const SHARE_OF_PEAK: f64 = 0.6;
 /// Share of the measured speeds that is counted on: a shared machine is not always as quick as when it was measured.
 const SPEED_COUNTED_ON: f64 = 0.85;
-/// Evaluations on held-out text during pretraining, for the curve.
+/// Evaluations on held-out text during pretraining, for the curve, unless they would take more than their share.
 const EVALUATIONS: usize = 10;
+/// Share of the time in steps that evaluations may take.
+const EVALUATION_SHARE: f64 = 0.015;
+/// A sequence's forward pass beside its whole step: a third of the arithmetic.
+const FORWARD_SHARE: f64 = 1.0 / 3.0;
 /// Share of the steps over which the learning rate falls.
 const DECAY_SHARE: f64 = 0.6;
 
@@ -97,7 +101,7 @@ impl Run<'_> {
         let left = (left - measuring.elapsed().as_secs_f64()) * SPEED_COUNTED_ON;
         decide_steps(&mut recipe.pretrain, sized.pretrain_tokens_per_s * PRETRAIN_SHARE * left);
         if recipe.pretrain.eval_every == 0 {
-            recipe.pretrain.eval_every = recipe.pretrain.steps.div_ceil(EVALUATIONS);
+            recipe.pretrain.eval_every = recipe.pretrain.steps.div_ceil(evaluations(&recipe.pretrain));
         }
         decide_steps(&mut recipe.finetune.train, sized.finetune_tokens_per_s * (1.0 - PRETRAIN_SHARE) * left);
         let model = &recipe.model;
@@ -133,6 +137,17 @@ impl Run<'_> {
         seconds.sort_by(f64::total_cmp);
         Ok((options.batch_sequences * samples.context()) as f64 / seconds[seconds.len() / 2])
     }
+}
+
+/// How many evaluations the steps can afford; with all held-out sequences, whose number is not known here, as many as
+/// are wanted for the curve.
+fn evaluations(options: &TrainOptions) -> usize {
+    if options.eval_sequences == 0 {
+        return EVALUATIONS;
+    }
+    let trained = (options.steps * options.batch_sequences) as f64;
+    let affordable = EVALUATION_SHARE * trained / (FORWARD_SHARE * options.eval_sequences as f64);
+    (affordable as usize).clamp(1, EVALUATIONS)
 }
 
 /// The largest model of the ladder that `flops` train for long enough.
@@ -171,6 +186,20 @@ mod tests {
     use super::*;
     use crate::recipe::SPEEDRUN;
     use std::path::Path;
+
+    #[test]
+    fn evaluations_take_no_more_than_their_share() {
+        let options = |steps, eval_sequences| {
+            let mut options = TrainOptions::new(steps, 16, 512);
+            options.eval_sequences = eval_sequences;
+            options
+        };
+        for (steps, eval_sequences, expected) in
+            [(10_000, 64, EVALUATIONS), (704, 64, 7), (140, 64, 1), (1, 64, 1), (140, 0, EVALUATIONS)]
+        {
+            assert_eq!(evaluations(&options(steps, eval_sequences)), expected, "{steps} steps");
+        }
+    }
 
     #[test]
     fn more_time_never_makes_a_smaller_model() {

@@ -22,6 +22,8 @@ impl Run<'_> {
                 "steps": summary.steps,
                 "tokens": summary.tokens,
                 "seconds": summary.step_seconds,
+                "time": summary.time,
+                "overhead": summary.time.overhead(summary.step_seconds),
                 "tokens_per_s": summary.tokens_per_s,
                 "share_of_peak": summary.share_of_peak,
                 "loss": summary.loss,

@@ -10,7 +10,7 @@ mod stage;
 
 pub use chart::{Chart, Series, Style};
 pub(crate) use stage::median;
-pub use stage::{StageSummary, stage};
+pub use stage::{StageSummary, StageTime, stage};
 
 /// A text in both languages; the reader switches between them.
 #[derive(Clone, Debug, PartialEq, Eq)]

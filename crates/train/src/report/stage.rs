@@ -2,6 +2,7 @@
 
 use super::{Block, Chart, Label, Section, Series, Table};
 use crate::event::{Event, Kind, StepMetrics};
+use serde::Serialize;
 
 /// Figures of a whole stage, from its events.
 #[derive(Clone, Debug, PartialEq)]
@@ -12,6 +13,8 @@ pub struct StageSummary {
     pub tokens: u64,
     /// Time spent in steps.
     pub step_seconds: f64,
+    /// Where the rest of the time went, and what reading data took of the steps.
+    pub time: StageTime,
     /// Median tokens a second over the steps.
     pub tokens_per_s: f64,
     /// Median share of the arithmetic peak, where it is known.
@@ -20,6 +23,43 @@ pub struct StageSummary {
     pub loss: f64,
     /// The last evaluation's loss, in nats.
     pub evaluation_loss: Option<f64>,
+}
+
+/// Seconds of a stage beside the arithmetic of its steps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct StageTime {
+    /// Reading the steps' sequences; part of the time in steps.
+    pub data_s: f64,
+    /// Evaluations.
+    pub evaluation_s: f64,
+    /// Writing checkpoints.
+    pub checkpoint_s: f64,
+    /// Events and progress.
+    pub other_s: f64,
+}
+
+impl StageTime {
+    /// Share of the whole stage in which no step computed; `step_s` are the seconds in steps.
+    pub fn overhead(&self, step_s: f64) -> f64 {
+        let beside = self.evaluation_s + self.checkpoint_s + self.other_s;
+        (beside + self.data_s) / (step_s + beside)
+    }
+
+    fn of(name: &str, events: &[Event]) -> StageTime {
+        let mut time = StageTime::default();
+        for event in events.iter().filter(|event| event.stage == name) {
+            match &event.kind {
+                Kind::Step(step) => {
+                    time.data_s += step.data_seconds;
+                    time.other_s += step.other_seconds;
+                }
+                Kind::Evaluation { seconds, .. } => time.evaluation_s += seconds,
+                Kind::Checkpoint { seconds, .. } => time.checkpoint_s += seconds,
+                _ => {}
+            }
+        }
+        time
+    }
 }
 
 impl StageSummary {
@@ -34,6 +74,7 @@ impl StageSummary {
             steps: last,
             tokens: metrics.iter().map(|step| step.tokens).sum(),
             step_seconds: metrics.iter().map(|step| step.seconds).sum(),
+            time: StageTime::of(name, events),
             tokens_per_s: median(metrics.iter().map(|step| step.tokens_per_s).collect())?,
             share_of_peak: median(shares),
             loss: tail.iter().map(|step| step.loss).sum::<f64>() / tail.len() as f64,
@@ -43,10 +84,17 @@ impl StageSummary {
 
     fn table(&self) -> Table {
         let row = |en: &str, zh: &str, value: String| vec![Label::new(en, zh), Label::same(value)];
+        let time = &self.time;
+        let whole_s = self.step_seconds + time.evaluation_s + time.checkpoint_s + time.other_s;
+        let share = |seconds: f64| format!("{seconds:.1} s ({:.2} %)", 100.0 * seconds / whole_s);
         let mut rows = vec![
             row("Steps", "步数", self.steps.to_string()),
             row("Tokens", "词元数", thousands(self.tokens)),
             row("Time in steps", "训练用时", format!("{:.1} s", self.step_seconds)),
+            row("of it reading data", "其中读取数据", share(time.data_s)),
+            row("Time in evaluations", "评测用时", share(time.evaluation_s)),
+            row("Time in checkpoints", "检查点用时", share(time.checkpoint_s)),
+            row("Other time", "其他用时", share(time.other_s)),
             row("Tokens/s (median)", "每秒词元数(中位数)", thousands(self.tokens_per_s.round() as u64)),
             row("Training loss (end)", "训练损失(末段)", format!("{:.4}", self.loss)),
         ];
@@ -168,12 +216,15 @@ mod tests {
             gradient_norm: 1.0,
             tokens: 2_000,
             seconds: 0.5,
+            data_seconds: 0.05,
+            other_seconds: 0.01,
             tokens_per_s: 4_000.0,
             share_of_peak: Some(0.5),
         };
         let mut events: Vec<Event> =
             (1..=40).map(|step| event("a", step, Kind::Step(metrics(41.0 - step as f64)))).collect();
         events.push(event("a", 40, Kind::Evaluation { loss: 2.5, targets: 10, seconds: 0.1 }));
+        events.push(event("a", 40, Kind::Checkpoint { name: "step-40".into(), bytes: 1, seconds: 0.3 }));
         events.push(event("a", 40, Kind::Notice { message: "took <care>".into() }));
         events.push(event("b", 1, Kind::Step(metrics(9.0))));
         events
@@ -184,6 +235,11 @@ mod tests {
         let summary = StageSummary::of("a", &events()).unwrap();
         assert_eq!((summary.steps, summary.tokens, summary.loss), (40, 80_000, 1.5));
         assert_eq!((summary.evaluation_loss, summary.share_of_peak), (Some(2.5), Some(0.5)));
+        let StageTime { data_s, evaluation_s, checkpoint_s, other_s } = summary.time;
+        assert!((data_s - 2.0).abs() < 1e-9 && (other_s - 0.4).abs() < 1e-9, "{data_s} {other_s}");
+        assert_eq!((evaluation_s, checkpoint_s), (0.1, 0.3));
+        let overhead = summary.time.overhead(summary.step_seconds);
+        assert!((overhead - 2.8 / 20.8).abs() < 1e-9, "{overhead}");
         assert_eq!(StageSummary::of("c", &events()), None);
     }
 
