@@ -80,7 +80,9 @@ pub struct StepBench {
 pub struct BenchSettings {
     /// The shape.
     pub shape: BenchShape,
-    /// Steps to measure, after two that warm up; at least 1.
+    /// Steps before the measured ones: the first allocates, a second shows that nothing else does. At least 1.
+    pub warm_up: usize,
+    /// Steps to measure; at least 1.
     pub steps: usize,
     /// The optimiser.
     pub optimiser: OptimiserKind,
@@ -132,16 +134,13 @@ impl BenchSettings {
     /// The training options that the measured steps follow.
     pub fn options(&self) -> TrainOptions {
         let mut options =
-            TrainOptions::new(self.steps.max(1) + WARM_UP, self.shape.batch, self.shape.context);
+            TrainOptions::new(self.steps.max(1) + self.warm_up.max(1), self.shape.batch, self.shape.context);
         options.activation_checkpointing = self.activation_checkpointing;
         options.optimiser.kind = self.optimiser;
         options.schedule = Schedule { kind: ScheduleKind::Constant, ..Schedule::default() };
         options
     }
 }
-
-/// Steps before the measured ones: the first allocates, the second shows that nothing else does.
-const WARM_UP: usize = 2;
 
 /// Measures training steps: clipping, the optimiser, a new batch of random tokens each time.
 ///
@@ -156,20 +155,21 @@ pub fn step_bench(device: &Device, settings: BenchSettings) -> Result<StepBench>
     }
     let samples = random_samples(config.vocab_size, batch * 4, context)?;
     let mut trainer = Trainer::new(device, Parameters::init(device, config, 0), &options)?;
-    for step in 0..WARM_UP {
-        // The second one also finds every timer's place.
+    let warm_up = settings.warm_up.max(1);
+    for step in 0..warm_up {
+        // Every timer finds its place, too.
         device.profile().start();
         trainer.step(&samples, step)?;
         device.profile().stop();
     }
-    let steps = options.steps - WARM_UP;
+    let steps = options.steps - warm_up;
     let mut measured: Vec<(StepOutcome, Duration)> = Vec::with_capacity(steps);
     if settings.profile {
         device.profile().start();
     }
     let faults = page_faults().and_then(|_| page_faults());
     let counted = settings.allocations.map(|count| count());
-    for step in WARM_UP..options.steps {
+    for step in warm_up..options.steps {
         let started = Instant::now();
         let outcome = trainer.step(&samples, step)?;
         measured.push((outcome, started.elapsed()));

@@ -4,7 +4,7 @@
 //! of a model it is used for.
 
 use crate::options::MuonScale;
-use tensor::gemm::{Into, MatMut, MatRef, gemm};
+use tensor::gemm::{Into, MatMut, MatRef, gemm, gemm_symmetric};
 use tensor::kernels::{self, Momentum};
 use tensor::{Device, Operation, Phase, Tensor, Work};
 
@@ -58,10 +58,11 @@ pub(crate) fn step(device: &Device, settings: &MuonStep, matrix: Matrix<'_>) {
     kernels::decayed_step(exec, decay, size, update.data(), weights);
 }
 
-/// Each iteration's three products: the Gram matrix, its square, and the polynomial times X.
+/// Each iteration's three products: the Gram matrix and its square, which are symmetric, so that half of each is computed,
+/// and the polynomial times X.
 fn newton_schulz_work(rows: usize, cols: usize, iterations: usize) -> Work {
     let (short, long) = (rows.min(cols) as f64, rows.max(cols) as f64);
-    Work::Flops(iterations as f64 * 2.0 * short * short * (2.0 * long + short))
+    Work::Flops(iterations as f64 * short * short * (3.0 * long + short))
 }
 
 /// About U·Vᵀ of the matrix U·S·Vᵀ, (rows, cols).
@@ -82,15 +83,14 @@ pub(crate) fn orthogonalise(device: &Device, mut x: Tensor, iterations: usize) -
     for _ in 0..iterations {
         let view = MatRef::new(x.data(), rows, cols);
         let (left, right) = if is_tall { (view.t(), view) } else { (view, view.t()) };
-        gemm(exec, left, right, MatMut::new(gram.data_mut(), side, side), Into::Overwrite);
+        gemm_symmetric(exec, left, right, gram.data_mut());
 
         let square = MatRef::new(gram.data(), side, side);
-        gemm(exec, square, square, MatMut::new(polynomial.data_mut(), side, side), Into::Overwrite);
+        gemm_symmetric(exec, square, square, polynomial.data_mut());
         kernels::scale(exec, c, polynomial.data_mut());
         kernels::scaled_add(exec, b, gram.data(), polynomial.data_mut());
 
-        next.data_mut().copy_from_slice(x.data());
-        kernels::scale(exec, a, next.data_mut());
+        kernels::scaled(exec, a, x.data(), next.data_mut());
         let polynomial = MatRef::new(polynomial.data(), side, side);
         let (left, right) = if is_tall { (view, polynomial) } else { (polynomial, view) };
         gemm(exec, left, right, MatMut::new(next.data_mut(), rows, cols), Into::Accumulate);

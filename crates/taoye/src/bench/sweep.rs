@@ -18,7 +18,7 @@ const WIDTHS: [usize; 6] = [256, 512, 768, 1_024, 1_536, 2_048];
 const CONTEXTS: [usize; 6] = [256, 512, 1_024, 2_048, 4_096, 8_192];
 const BATCHES: [usize; 6] = [1, 2, 4, 8, 16, 32];
 /// Measured at each point, as far as whole steps go.
-const POINT_SECONDS: f64 = 2.0;
+const POINT_SECONDS: f64 = 1.5;
 /// Most measured steps of a point.
 const STEPS_MAX: usize = 8;
 /// A step that is expected to take longer is not measured.
@@ -77,6 +77,7 @@ fn axes_of(centre: BenchShape) -> [(SweepAxis, &'static str, [BenchShape; 6]); 3
 fn settings(shape: BenchShape, expected_seconds: f64) -> BenchSettings {
     BenchSettings {
         shape,
+        warm_up: 1,
         steps: ((POINT_SECONDS / expected_seconds) as usize).clamp(1, STEPS_MAX),
         optimiser: OptimiserKind::AdamW,
         activation_checkpointing: false,
@@ -87,7 +88,7 @@ fn settings(shape: BenchShape, expected_seconds: f64) -> BenchSettings {
 
 fn head(axis: &str) -> String {
     format!(
-        "along the {axis}:\n{:>7}{:>9}{:>7}{:>11}{:>11}{:>9}{:>10}   {:<22}{:<22}{}",
+        "along the {axis}:\n{:>7}{:>9}{:>7}{:>11}{:>11}{:>9}{:>10}   {:<24}{:<24}{}",
         "width",
         "context",
         "batch",
@@ -116,7 +117,7 @@ fn measured(found: &StepBench, peak: &Peak) -> (String, Value) {
         format!("{:>4.0} % at {:>3.0} % of peak", 100.0 * of_step, 100.0 * of_peak)
     };
     let line = format!(
-        "{}{:>9.1} M{:>11.0}{:>7.1} %{:>7.0} ms   {:<22}{:<22}{:.1} %",
+        "{}{:>9.1} M{:>11.0}{:>7.1} %{:>7.0} ms   {:<24}{:<24}{:.1} %",
         sizes(found.shape),
         found.parameters as f64 / 1e6,
         found.tokens_per_s,

@@ -76,6 +76,7 @@ fn settings(flags: &BenchTrain) -> BenchSettings {
             batch: flags.batch.unwrap_or(shape.batch),
             context: flags.context.unwrap_or(shape.context),
         },
+        warm_up: 2,
         steps: flags.steps,
         optimiser: if flags.muon { OptimiserKind::Muon } else { OptimiserKind::AdamW },
         activation_checkpointing: flags.checkpointing,

@@ -15,6 +15,7 @@ mod pack;
 mod packed;
 pub mod reference;
 mod split;
+mod symmetric;
 #[cfg(test)]
 mod tests;
 mod tile;
@@ -22,6 +23,7 @@ mod tile;
 pub use matrix::{Into, MatMut, MatRef};
 pub(crate) use pack::transpose;
 pub use packed::{PackedMatrix, gemm_packed};
+pub use symmetric::gemm_symmetric;
 
 use crate::Exec;
 use block::{B_LENGTH_MAX, Block, Blocks, GROUP_MAX};

@@ -46,6 +46,16 @@ pub fn copy(exec: Exec<'_>, x: &[f32], y: &mut [f32]) {
     exec.pool.run_slices(y, grain, &|start, y, _| y.copy_from_slice(&x[start..start + y.len()]));
 }
 
+/// y = factor · x.
+pub fn scaled(exec: Exec<'_>, factor: f32, x: &[f32], y: &mut [f32]) {
+    assert_eq!(x.len(), y.len(), "as many factors as products");
+    exec.pool.run_slices(y, flat_grain(exec.pool, x.len()), &|first, y, _| {
+        y.copy_from_slice(&x[first..first + y.len()]);
+        // SAFETY: an `Exec` has an available instruction set.
+        unsafe { scale_row(exec.isa, factor, y) };
+    });
+}
+
 /// y *= factor.
 pub fn scale(exec: Exec<'_>, factor: f32, y: &mut [f32]) {
     let grain = flat_grain(exec.pool, y.len());
@@ -178,20 +188,26 @@ mod tests {
     fn flat_kernels_have_the_bits_of_the_reference() {
         for len in [0, 1, 17, 1000, 70_001] {
             let (a, b) = (random(1, len), random(2, len));
-            let mut expected = [vec![0.0; len], vec![0.0; len], a.clone(), a.clone(), a.clone()];
+            let mut expected =
+                [vec![0.0; len], vec![0.0; len], a.clone(), a.clone(), a.clone(), a.clone(), a.clone()];
             reference::add(&a, &b, &mut expected[0]);
             reference::multiply(&a, &b, &mut expected[1]);
             reference::add_into(&b, &mut expected[2]);
             reference::scaled_add(0.3, &b, &mut expected[3]);
             reference::scale(0.7, &mut expected[4]);
+            expected[5].clone_from(&expected[4]);
+            expected[6].clone_from(&b);
             each_exec(|exec| {
-                let mut found = [vec![9.0; len], vec![9.0; len], a.clone(), a.clone(), a.clone()];
+                let mut found = expected.each_ref().map(|row| vec![9.0; row.len()]);
+                found[2..5].fill(a.clone());
                 add(exec, &a, &b, &mut found[0]);
                 multiply(exec, &a, &b, &mut found[1]);
                 add_into(exec, &b, &mut found[2]);
                 scaled_add(exec, 0.3, &b, &mut found[3]);
                 scale(exec, 0.7, &mut found[4]);
-                let names = ["add", "multiply", "add_into", "scaled_add", "scale"];
+                scaled(exec, 0.7, &a, &mut found[5]);
+                copy(exec, &b, &mut found[6]);
+                let names = ["add", "multiply", "add_into", "scaled_add", "scale", "scaled", "copy"];
                 for (name, (found, expected)) in names.iter().zip(found.iter().zip(&expected)) {
                     assert_same_bits(name, exec, found, expected);
                 }

@@ -25,7 +25,7 @@ pub use attention::{
 };
 pub use elementwise::{
     add, add_bias, add_into, clear, column_sums, copy, embedding, embedding_backward, gather_rows, multiply,
-    scale, scaled_add, scatter_add_rows,
+    scale, scaled, scaled_add, scatter_add_rows,
 };
 pub use loss::{RowTargets, cross_entropy, cross_entropy_backward, log_softmax};
 pub use norm::{

@@ -7,6 +7,7 @@ use tensor::Isa;
 fn settings() -> BenchSettings {
     BenchSettings {
         shape: BenchShape { width: 64, layers: 2, vocab: 256, batch: 2, context: 32 },
+        warm_up: 2,
         steps: 2,
         optimiser: OptimiserKind::AdamW,
         activation_checkpointing: false,
