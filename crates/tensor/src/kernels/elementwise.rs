@@ -195,8 +195,8 @@ mod tests {
             reference::add_into(&b, &mut expected[2]);
             reference::scaled_add(0.3, &b, &mut expected[3]);
             reference::scale(0.7, &mut expected[4]);
-            expected[5].clone_from(&expected[4]);
-            expected[6].clone_from(&b);
+            expected[5] = expected[4].clone();
+            expected[6] = b.clone();
             each_exec(|exec| {
                 let mut found = expected.each_ref().map(|row| vec![9.0; row.len()]);
                 found[2..5].fill(a.clone());
