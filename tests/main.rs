@@ -10,3 +10,4 @@ mod http;
 mod resume;
 mod serving;
 mod speedrun;
+mod tuning;

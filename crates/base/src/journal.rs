@@ -156,14 +156,6 @@ impl Journal {
         self.next_seq
     }
 
-    /// Keeps the first `count` records and drops the rest; returns how many were dropped.
-    ///
-    /// # Errors
-    /// As [`Journal::truncate_from`].
-    pub fn truncate_to(&mut self, count: u64) -> Result<u64> {
-        self.truncate_from(|record| record.seq >= count)
-    }
-
     /// Drops the first record that `is_late` accepts and all that follow it, so that a resumed run forgets what came
     /// after the checkpoint it starts from; returns how many were dropped.
     ///
@@ -386,10 +378,10 @@ mod tests {
         assert_eq!(journal.truncate_from(late).unwrap(), 0);
         assert_eq!(journal.append(&event(4)).unwrap(), 4);
         assert_eq!(steps(&path), [0, 1, 2, 3, 4]);
-        assert_eq!(journal.truncate_to(1).unwrap(), 4);
+        assert_eq!(journal.truncate_from(|record| record.seq >= 1).unwrap(), 4);
         journal.append(&event(1)).unwrap();
         assert_eq!(steps(&path), [0, 1]);
-        assert_eq!(journal.truncate_to(0).unwrap(), 2);
+        assert_eq!(journal.truncate_from(|_| true).unwrap(), 2);
         assert_eq!(std::fs::metadata(&path).unwrap().len(), 0);
     }
 

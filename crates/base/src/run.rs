@@ -7,7 +7,11 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// How often, and after what pause, a lock that is taken is tried again.
+const LOCK_TRIES: usize = 10;
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 /// A run's folder, held by this process alone until it is dropped.
 #[derive(Debug)]
@@ -72,10 +76,18 @@ impl RunFolder {
             .write(true)
             .open(&lock_path)
             .map_err(|error| Error::io("open", &lock_path, error))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(Error::RunLocked { path: path.to_path_buf() }),
-            Err(TryLockError::Error(error)) => return Err(Error::io("lock", &lock_path, error)),
+        let mut tries = 0;
+        loop {
+            match lock.try_lock() {
+                Ok(()) => break,
+                // Somebody may only be asking whether the run is held.
+                Err(TryLockError::WouldBlock) if tries < LOCK_TRIES => {
+                    tries += 1;
+                    std::thread::sleep(LOCK_PAUSE);
+                }
+                Err(TryLockError::WouldBlock) => return Err(Error::RunLocked { path: path.to_path_buf() }),
+                Err(TryLockError::Error(error)) => return Err(Error::io("lock", &lock_path, error)),
+            }
         }
         fs::remove_stale_temporaries(path)?;
         for folder in subfolders(path)? {
@@ -177,16 +189,6 @@ impl RunFolder {
         self.store(manifest)
     }
 
-    /// Forgets a stage, so that it runs again.
-    ///
-    /// # Errors
-    /// [`Error::Io`], [`Error::DiskFull`].
-    pub fn forget_stage(&mut self, stage: &str) -> Result<()> {
-        let mut manifest = self.manifest.clone();
-        manifest.stages.remove(stage);
-        self.store(manifest)
-    }
-
     fn store(&mut self, mut manifest: Manifest) -> Result<()> {
         manifest.version = env!("CARGO_PKG_VERSION").to_string();
         manifest.machine = machine::describe();
@@ -202,6 +204,24 @@ impl RunFolder {
         let parts: Vec<_> = relative.iter().map(|part| part.to_string_lossy()).collect();
         let path = if relative.is_absolute() { relative.display().to_string() } else { parts.join("/") };
         Ok(Output { path, bytes, blake3: hash::hash_file(file)? })
+    }
+}
+
+/// Whether a process holds the run in a folder now. Takes nothing that another process would have to wait for long.
+///
+/// # Errors
+/// [`Error::Io`] where the lock cannot be read.
+pub fn is_held(path: &Path) -> Result<bool> {
+    let lock_path = path.join(".lock");
+    let lock = match File::open(&lock_path) {
+        Ok(lock) => lock,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(Error::io("open", &lock_path, error)),
+    };
+    match lock.try_lock_shared() {
+        Ok(()) => Ok(false),
+        Err(TryLockError::WouldBlock) => Ok(true),
+        Err(TryLockError::Error(error)) => Err(Error::io("lock", &lock_path, error)),
     }
 }
 
@@ -278,8 +298,6 @@ mod tests {
         assert!(run.stage_done("corpus", &old));
         std::fs::remove_file(run.model().join("config.json")).unwrap();
         assert!(!run.stage_done("corpus", &old), "a missing output");
-        run.forget_stage("corpus").unwrap();
-        assert!(run.manifest().stages.is_empty());
         assert!(run.mark_stage("x", &old, &["nothing".into()]).unwrap_err().to_string().contains("nothing"));
     }
 
@@ -307,7 +325,9 @@ mod tests {
         let first = RunFolder::open(root.path()).unwrap();
         let error = RunFolder::open(root.path()).unwrap_err();
         assert!(matches!(error, Error::RunLocked { .. }), "{error}");
+        assert!(is_held(root.path()).unwrap());
         drop(first);
+        assert!(!is_held(root.path()).unwrap() && !is_held(&root.path().join("none")).unwrap());
         assert!(RunFolder::open(root.path()).is_ok());
     }
 

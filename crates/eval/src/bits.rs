@@ -3,6 +3,7 @@
 //! It must not know how log-probabilities are computed, nor where documents come from.
 
 use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
 use token::Tokenizer;
 
 /// The level of the yardstick.
@@ -18,7 +19,7 @@ pub struct Options {
 }
 
 /// What documents cost a model and what they cost `zstd -19`, per byte of UTF-8 text.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BitsPerByte {
     /// The model's bits per byte: −Σ ln p / ln 2 / bytes.
     pub bits_per_byte: f64,

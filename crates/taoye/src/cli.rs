@@ -1,5 +1,6 @@
 //! The command line: flags as data, one type a command. It must not do anything.
 
+use crate::recipe::Tuning;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -34,6 +35,10 @@ pub enum Command {
     Speedrun(Speedrun),
     /// Run a recipe from its first unfinished stage on
     Run(RunRecipe),
+    /// Train a model that exists further: on documents, or on conversations
+    Train(Box<Train>),
+    /// List runs, watch one, compare several
+    Runs(Runs),
     /// Talk to a model in the terminal
     Chat(Chat),
     /// Serve a model over an OpenAI-compatible HTTP API
@@ -69,6 +74,9 @@ pub struct RunPlace {
     /// Seed of the initial weights, the data's order and the tasks [default: the recipe's]
     #[arg(long)]
     pub seed: Option<u64>,
+    /// Tell sizes, memory and time, show the first batch as text, and leave nothing behind
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 #[derive(Args)]
@@ -89,6 +97,64 @@ pub struct RunRecipe {
     pub inputs: Vec<PathBuf>,
     #[command(flatten)]
     pub place: RunPlace,
+}
+
+#[derive(Args)]
+pub struct Train {
+    #[command(flatten)]
+    pub tuning: Tuning,
+    /// A TOML file with the same settings, `learning_rate` for --learning-rate; flags come before it
+    #[arg(long, value_name = "FILE")]
+    pub recipe: Option<PathBuf>,
+    /// Folder that holds the runs
+    #[arg(long, value_name = "DIR", default_value = "runs")]
+    pub runs: PathBuf,
+    /// Delete the run of that name first
+    #[arg(long)]
+    pub fresh: bool,
+    /// Tell sizes, memory and time, show the first batch as text, and leave nothing behind
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+#[derive(Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Runs {
+    #[command(subcommand)]
+    pub command: Option<RunsCommand>,
+    /// Folder that holds the runs
+    #[arg(long, value_name = "DIR", default_value = "runs")]
+    pub runs: PathBuf,
+}
+
+#[derive(Subcommand)]
+pub enum RunsCommand {
+    /// Show a run's curves as it goes on; q or Ctrl-C ends the showing, not the run
+    Watch(Watch),
+    /// Put several runs' curves and figures into one report
+    Compare(Compare),
+}
+
+#[derive(Args)]
+pub struct Watch {
+    /// The run's name
+    pub name: String,
+    /// Folder that holds the runs
+    #[arg(long, value_name = "DIR", default_value = "runs")]
+    pub runs: PathBuf,
+}
+
+#[derive(Args)]
+pub struct Compare {
+    /// The runs' names
+    #[arg(required = true, num_args = 2..)]
+    pub names: Vec<String>,
+    /// Folder that holds the runs
+    #[arg(long, value_name = "DIR", default_value = "runs")]
+    pub runs: PathBuf,
+    /// The report
+    #[arg(long, value_name = "FILE.html", default_value = "comparison.html")]
+    pub out: PathBuf,
 }
 
 #[derive(Args)]

@@ -38,6 +38,8 @@ fn run(cli: &Cli) -> anyhow::Result<pipeline::Ended> {
     match &cli.command {
         Command::Speedrun(flags) => return commands::run::speedrun(&context, flags),
         Command::Run(flags) => return commands::run::recipe(&context, flags),
+        Command::Train(flags) => return commands::train::run(&context, flags),
+        Command::Runs(flags) => commands::runs::run(&context, flags),
         Command::Chat(flags) => commands::chat::run(&context, flags),
         Command::Serve(flags) => commands::serve::run(&context, flags),
         Command::Corpus(flags) => commands::corpus::run(&context, flags),

@@ -1,6 +1,10 @@
 //! Recipes: a whole pipeline from raw text to a scored model, as TOML. What is left to be sized is
 //! decided once (see [`crate::pipeline`]) and written into the run's own copy. It must not run anything.
 
+mod tuning;
+
+pub use tuning::{DataKind, Tuning, TuningSized};
+
 use anyhow::{Context, Result, bail};
 use model::{Config, Family};
 use serde::{Deserialize, Serialize};
@@ -9,6 +13,27 @@ use train::TrainOptions;
 
 /// The recipe that `taoye speedrun` runs; also in `recipes/speedrun.toml`.
 pub const SPEEDRUN: &str = include_str!("../../../recipes/speedrun.toml");
+
+/// What both kinds of recipe have.
+pub trait AnyRecipe: std::marker::Sized {
+    /// Name of the run's folder.
+    fn run_name(&self) -> String;
+
+    /// Hash of everything that the recipe asks for.
+    ///
+    /// # Errors
+    /// When a value cannot be written as TOML.
+    fn hash(&self) -> Result<String>;
+
+    /// Reads a recipe.
+    ///
+    /// # Errors
+    /// When it is missing or unusable.
+    fn load(path: &Path) -> Result<Self>;
+
+    /// The hash of the recipe that this one's sizes were decided for; none while sizes are open.
+    fn decided_for(&self) -> Option<&str>;
+}
 
 /// A pipeline.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -122,21 +147,30 @@ pub struct Sized {
     pub seconds_before: f64,
 }
 
-impl Recipe {
-    /// Reads a recipe.
-    ///
-    /// # Errors
-    /// When the file is missing, or a key unknown or ill-typed (with line, column and the nearest key).
-    pub fn load(path: &Path) -> Result<Recipe> {
-        let text = std::fs::read_to_string(path)
-            .with_context(|| format!("cannot read the recipe {}", path.display()))?;
-        Recipe::parse(&text, path)
+impl AnyRecipe for Recipe {
+    fn run_name(&self) -> String {
+        self.name.clone()
     }
 
+    fn hash(&self) -> Result<String> {
+        let asked = Recipe { sized: None, ..self.clone() };
+        Ok(base::hash::hash_bytes(asked.to_toml()?.as_bytes()))
+    }
+
+    fn load(path: &Path) -> Result<Recipe> {
+        Recipe::parse(&read(path)?, path)
+    }
+
+    fn decided_for(&self) -> Option<&str> {
+        Some(self.sized.as_ref()?.asked.as_str())
+    }
+}
+
+impl Recipe {
     /// Reads a recipe's text; `path` is for messages only.
     ///
     /// # Errors
-    /// As [`Recipe::load`].
+    /// When a key is unknown or ill-typed (with line, column and the nearest key), or a value unusable.
     pub fn parse(text: &str, path: &Path) -> Result<Recipe> {
         let recipe: Recipe = base::toml::parse(text, path)?;
         recipe.check().with_context(|| format!("in the recipe {}", path.display()))?;
@@ -149,15 +183,6 @@ impl Recipe {
     /// When a value cannot be written as TOML.
     pub fn to_toml(&self) -> Result<String> {
         Ok(toml::to_string(self)?)
-    }
-
-    /// Hash of everything that the recipe asks for.
-    ///
-    /// # Errors
-    /// When a value cannot be written as TOML.
-    pub fn hash(&self) -> Result<String> {
-        let asked = Recipe { sized: None, ..self.clone() };
-        Ok(base::hash::hash_bytes(asked.to_toml()?.as_bytes()))
     }
 
     /// Refuses values that no run could use.
@@ -245,4 +270,8 @@ impl ModelPart {
         config.validate().map_err(|reason| anyhow::anyhow!("[model]: {reason}"))?;
         Ok(config)
     }
+}
+
+fn read(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path).with_context(|| format!("cannot read the recipe {}", path.display()))
 }

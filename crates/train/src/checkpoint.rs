@@ -4,6 +4,7 @@
 //! buffer. It is written under another name, synced and renamed, so that it is whole or not there. It must
 //! not know what the buffers mean.
 
+use crate::course::Course;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
@@ -11,8 +12,12 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 /// Version of the layout on disk.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 const HEADER: &str = "header.json";
+/// The folder of the weights of the best evaluation, before its step.
+const BEST: &str = "best-";
+/// The buffer of what is trained, in the folder of the best evaluation.
+const TRAINED: &str = "trained";
 /// What a folder is called while it is being written or removed.
 const PARTIAL: &str = ".partial-";
 /// Bytes converted, hashed and written at once.
@@ -22,13 +27,23 @@ const BLOCK_BYTES: usize = 1 << 18;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Header {
     format: u32,
+    /// How far it has come.
+    #[serde(flatten)]
+    at: At,
+    /// What decides the run's result.
+    pub(crate) run: Identity,
+    buffers: Vec<BufferEntry>,
+}
+
+/// How far a run has come.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct At {
     /// Optimiser steps done.
     pub(crate) step: usize,
     /// Sequences that the run has taken: where the data's order goes on.
     pub(crate) samples: u64,
-    /// What decides the run's result.
-    pub(crate) run: Identity,
-    buffers: Vec<BufferEntry>,
+    /// What it remembers of its course.
+    pub(crate) course: Course,
 }
 
 /// What decides a run's result, each part as a hash or in itself.
@@ -67,7 +82,7 @@ pub(crate) struct Store {
 /// A checkpoint that was loaded.
 #[derive(Debug)]
 pub(crate) struct Loaded {
-    pub(crate) step: usize,
+    pub(crate) at: At,
     /// One message for each newer checkpoint that is damaged.
     pub(crate) damaged: Vec<String>,
 }
@@ -113,44 +128,77 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::Write`]; then nothing of the new checkpoint is left and the previous ones are untouched.
-    pub(crate) fn save(
-        &self,
-        (step, samples): (usize, u64),
-        run: &Identity,
-        buffers: &[(&str, &[f32])],
-    ) -> Result<u64> {
-        self.save_with(create, (step, samples), run, buffers)
+    pub(crate) fn save(&self, at: &At, run: &Identity, buffers: &[(&str, &[f32])]) -> Result<u64> {
+        self.save_with(create, at, run, buffers)
     }
 
     fn save_with(
         &self,
         create: Create,
-        (step, samples): (usize, u64),
+        at: &At,
         run: &Identity,
         buffers: &[(&str, &[f32])],
     ) -> Result<u64> {
-        let path = self.path(step);
-        let partial = self.folder.join(format!("{PARTIAL}step-{step:08}"));
-        let header = Header { format: FORMAT, step, samples, run: run.clone(), buffers: Vec::new() };
+        let bytes = self.write(create, &self.path(at.step), at, run, buffers)?;
+        self.prune();
+        Ok(bytes)
+    }
+
+    /// Writes the weights of the best evaluation in place of those of an earlier one.
+    ///
+    /// # Errors
+    /// [`Error::Write`]; then the earlier ones are untouched.
+    pub(crate) fn save_best(&self, at: &At, run: &Identity, trained: &[f32]) -> Result<()> {
+        let path = self.best_path(at.step);
+        self.write(create, &path, at, run, &[(TRAINED, trained)])?;
+        for entry in fs::read_dir(&self.folder).map_err(Error::file(&self.folder))? {
+            let other = entry.map_err(Error::file(&self.folder))?.path();
+            if file_name(&other).starts_with(BEST) && other != path {
+                self.discard(&other).map_err(Error::file(&other))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the weights of the best evaluation, which was after `step`.
+    ///
+    /// # Errors
+    /// [`Error::AllDamaged`] when they are missing, damaged or those of another run.
+    pub(crate) fn load_best(&self, step: usize, run: &Identity, trained: &mut [f32]) -> Result<()> {
+        let path = self.best_path(step);
+        let read = read_header(&path)
+            .and_then(|header| read_buffers(&path, &header, run, &mut [(TRAINED, trained)]));
+        let reason = match read {
+            Ok(None) => return Ok(()),
+            Ok(Some(difference)) => format!("{}: another run's, by {difference}", file_name(&path)),
+            Err(reason) => format!("{}: {reason}", file_name(&path)),
+        };
+        Err(Error::AllDamaged { folder: self.folder.clone(), count: 1, reason })
+    }
+
+    fn write(
+        &self,
+        create: Create,
+        path: &Path,
+        at: &At,
+        run: &Identity,
+        buffers: &[(&str, &[f32])],
+    ) -> Result<u64> {
+        let partial = self.folder.join(format!("{PARTIAL}{}", file_name(path)));
+        let header = Header { format: FORMAT, at: at.clone(), run: run.clone(), buffers: Vec::new() };
         let written = write_folder(create, &partial, header, buffers).and_then(|bytes| {
             if path.exists() {
-                self.discard(&path)?;
+                self.discard(path)?;
             }
-            fs::rename(&partial, &path)?;
+            fs::rename(&partial, path)?;
             sync_folder(&self.folder)?;
             Ok(bytes)
         });
-        match written {
-            Ok(bytes) => {
-                self.prune();
-                Ok(bytes)
-            }
-            Err(source) => {
-                // What cannot be removed now is removed when the folder is next opened.
-                let _ = fs::remove_dir_all(&partial);
-                Err(Error::Write { path, kept: self.newest_name(), source })
-            }
-        }
+        written.map_err(|source| {
+            // What cannot be removed now is removed when the folder is next opened.
+            let _ = fs::remove_dir_all(&partial);
+            Error::Write { path: path.to_owned(), kept: self.newest_name(usize::MAX), source }
+        })
     }
 
     /// Loads the newest checkpoint that is whole into `buffers`, which must have the names and sizes that were
@@ -171,7 +219,7 @@ impl Store {
                     return Err(Error::OtherRun { folder: self.folder.clone(), difference });
                 }
                 Ok((None, header)) => {
-                    return Ok(Some(Loaded { step: header.step, damaged }));
+                    return Ok(Some(Loaded { at: header.at, damaged }));
                 }
                 Err(reason) => damaged.push(format!("checkpoint {} is damaged: {reason}", path.display())),
             }
@@ -196,12 +244,17 @@ impl Store {
         Ok(())
     }
 
-    /// The newest checkpoint's name, for messages.
-    pub(crate) fn newest_name(&self) -> String {
-        match self.steps().ok().and_then(|steps| steps.last().copied()) {
+    /// The name of the newest checkpoint up to `step`, for messages.
+    pub(crate) fn newest_name(&self, step: usize) -> String {
+        let steps = self.steps().unwrap_or_default();
+        match steps.into_iter().rfind(|saved| *saved <= step) {
             Some(step) => format!("checkpoint {} is untouched", self.path(step).display()),
             None => "there is no earlier checkpoint".to_owned(),
         }
+    }
+
+    fn best_path(&self, step: usize) -> PathBuf {
+        self.folder.join(format!("{BEST}{step:08}"))
     }
 
     /// Steps with a checkpoint, ascending.

@@ -7,6 +7,7 @@ use crate::{Error, Result};
 use base::seed::permute;
 use std::ops::Range;
 use std::path::Path;
+use token::Tokenizer;
 use token::pack::{Packing, Room, best_fit};
 use token::shard::Reader;
 
@@ -51,16 +52,23 @@ pub struct PackedShards {
 }
 
 impl PackedShards {
-    /// Opens shards, verifies them and packs the documents of each.
+    /// Opens shards of `tokenizer`, verifies them and packs the documents of each.
     ///
     /// # Errors
-    /// [`Error::Token`] for a missing or damaged shard; [`Error::Data`] when there is nothing to train on.
-    pub fn open<P: AsRef<Path>>(paths: &[P], context: usize, room: Room) -> Result<PackedShards> {
+    /// [`Error::Token`] for a shard that is missing, damaged or of another tokenizer; [`Error::Data`] when there is
+    /// nothing to train on.
+    pub fn open<P: AsRef<Path>>(
+        paths: &[P],
+        tokenizer: &Tokenizer,
+        context: usize,
+        room: Room,
+    ) -> Result<PackedShards> {
         let mut packed =
             PackedShards { shards: Vec::new(), starts: vec![0], context, fingerprint: String::new() };
         let mut parts = vec![format!("{context} {room:?}")];
         for path in paths {
             let reader = Reader::open(path)?;
+            reader.check_tokenizer(tokenizer)?;
             let packing = best_fit(&reader.document_lengths(), context, room)?;
             let start = packed.len();
             packed.starts.push(start + packing.len());
@@ -79,6 +87,11 @@ impl PackedShards {
     /// Tokens in all sequences.
     pub fn tokens(&self) -> u64 {
         self.shards.iter().map(|(reader, _)| reader.tokens()).sum()
+    }
+
+    /// Documents in all shards.
+    pub fn documents(&self) -> usize {
+        self.shards.iter().map(|(reader, _)| reader.documents()).sum()
     }
 }
 

@@ -41,6 +41,28 @@ pub enum Error {
         /// What training can go on from, as a clause; empty when nothing is known of it.
         kept: String,
     },
+    /// A loss that rose far above what it had come to and stayed there. A checkpoint from before is untouched.
+    #[error(
+        "step {step}: the loss is {loss:.3} and has been more than {margin} nats above {lowest:.3}, the lowest that its \
+         running mean had come to, for {steps} steps; the largest gradient is that of {tensor}. Training stopped{kept}. \
+         Lower the learning rate or `clip`, lengthen the warm-up, or raise `explosion_nats` to let it go on"
+    )]
+    Exploded {
+        /// The step, counted from 1.
+        step: usize,
+        /// Its loss, in nats.
+        loss: f64,
+        /// The lowest running mean so far, in nats.
+        lowest: f64,
+        /// `explosion_nats`.
+        margin: f64,
+        /// Steps in a row.
+        steps: usize,
+        /// Name of the tensor with the largest gradient, with its norm beside the norm of all.
+        tensor: String,
+        /// What training can go on from, as a clause.
+        kept: String,
+    },
     /// The context is longer than the model's.
     #[error(
         "`context` is {context}, but the model has {limit} positions (`max_position_embeddings`); \

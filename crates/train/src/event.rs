@@ -40,6 +40,11 @@ pub enum Kind {
         /// What it is.
         message: String,
     },
+    /// An error ended the run here; the same call may go on.
+    Failed {
+        /// The error.
+        message: String,
+    },
     /// An optimiser step.
     Step(StepMetrics),
     /// An evaluation.
@@ -48,6 +53,9 @@ pub enum Kind {
         loss: f64,
         /// Targets that it is the mean of.
         targets: u64,
+        /// Whether it is the best so far, the one before the first step aside.
+        #[serde(default)]
+        is_best: bool,
         /// Wall-clock time.
         seconds: f64,
     },

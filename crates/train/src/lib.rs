@@ -7,6 +7,7 @@
 
 mod bench;
 mod checkpoint;
+mod course;
 mod data;
 mod error;
 mod event;

@@ -51,6 +51,21 @@ pub struct TrainOptions {
     /// Whether a layer's activations are recomputed in the backward pass instead of being kept.
     #[serde(default)]
     pub activation_checkpointing: bool,
+    /// Evaluations without a better one after which the stage ends early; 0 means never. Needs evaluations on the way
+    /// (`eval_every`). The evaluation before the first step does not count.
+    #[serde(default)]
+    pub patience: usize,
+    /// Whether the weights of the best evaluation are the result instead of the last ones.
+    #[serde(default)]
+    pub keep_best: bool,
+    /// How far above its lowest running mean the loss must be to count as exploding, in nats; 0 means never. The
+    /// default of 2 is more than seven times the perplexity (e²), which the noise of batches does not reach.
+    #[serde(default = "two_nats")]
+    pub explosion_nats: f64,
+    /// Steps in a row that must explode before the stage stops: single spikes heal by themselves (Chowdhery et al.
+    /// 2022, "PaLM", section 5.1, where only lasting ones were acted upon).
+    #[serde(default = "ten")]
+    pub explosion_steps: usize,
 }
 
 /// Which optimiser, and its settings. Learning rates are peaks, to be multiplied by the schedule.
@@ -158,6 +173,10 @@ impl TrainOptions {
             checkpoint_every_seconds: 60.0,
             keep_checkpoints: 2,
             activation_checkpointing: false,
+            patience: 0,
+            keep_best: false,
+            explosion_nats: two_nats(),
+            explosion_steps: ten(),
         }
     }
 
@@ -174,12 +193,20 @@ impl TrainOptions {
         self.batch_sequences * self.context
     }
 
+    /// Whether evaluations decide what the stage ends with.
+    pub fn heeds_evaluations(&self) -> bool {
+        self.patience > 0 || self.keep_best
+    }
+
     /// The options without what leaves the weights alone: two runs with equal ones end in the same bytes.
     pub fn deciding(&self) -> TrainOptions {
+        let evaluations = if self.heeds_evaluations() { (self.eval_every, self.eval_sequences) } else { (0, 0) };
         TrainOptions {
             micro_batch_sequences: 0,
-            eval_every: 0,
-            eval_sequences: 0,
+            eval_every: evaluations.0,
+            eval_sequences: evaluations.1,
+            explosion_nats: 0.0,
+            explosion_steps: 0,
             checkpoint_every: 0,
             checkpoint_every_seconds: 0.0,
             keep_checkpoints: 1,
@@ -206,6 +233,7 @@ impl TrainOptions {
             ("schedule.floor", Some(self.schedule.floor)),
             ("checkpoint_every_seconds", Some(self.checkpoint_every_seconds)),
             ("clip", Some(f64::from(self.clip))),
+            ("explosion_nats", Some(self.explosion_nats)),
         ];
         let decays = [
             ("optimiser.beta1", optimiser.beta1),
@@ -217,6 +245,7 @@ impl TrainOptions {
             ("batch_sequences", self.batch_sequences),
             ("context", self.context),
             ("keep_checkpoints", self.keep_checkpoints),
+            ("explosion_steps", self.explosion_steps),
             ("optimiser.muon_iterations", optimiser.muon_iterations),
         ];
         for (key, value) in sizes {
@@ -230,6 +259,8 @@ impl TrainOptions {
         }
         let divides = self.batch_sequences.is_multiple_of(self.micro_batch());
         ensure(divides, "micro_batch_sequences", self.micro_batch(), "a divisor of batch_sequences")?;
+        let has_evaluations = self.patience == 0 || self.eval_every > 0;
+        ensure(has_evaluations, "eval_every", self.eval_every, "above 0, since `patience` counts evaluations")?;
         let course = self.schedule.warmup_steps + self.schedule.decay_steps;
         let fits = self.schedule.kind != ScheduleKind::WarmupStableDecay || course <= self.steps;
         ensure(fits, "schedule.decay_steps", self.schedule.decay_steps, "with warmup_steps at most steps")
@@ -251,6 +282,14 @@ fn two() -> usize {
     2
 }
 
+fn two_nats() -> f64 {
+    2.0
+}
+
+fn ten() -> usize {
+    10
+}
+
 fn sixty() -> f64 {
     60.0
 }
@@ -263,7 +302,7 @@ mod tests {
     #[test]
     fn unusable_options_name_their_key() {
         type Change = fn(&mut TrainOptions);
-        let cases: [(&str, Change); 9] = [
+        let cases: [(&str, Change); 12] = [
             ("steps", |o| o.steps = 0),
             ("context", |o| o.context = 0),
             ("micro_batch_sequences", |o| o.micro_batch_sequences = 3),
@@ -271,6 +310,9 @@ mod tests {
             ("optimiser.learning_rate", |o| o.optimiser.learning_rate = f64::NAN),
             ("optimiser.beta2", |o| o.optimiser.beta2 = 1.0),
             ("clip", |o| o.clip = -1.0),
+            ("explosion_nats", |o| o.explosion_nats = -1.0),
+            ("explosion_steps", |o| o.explosion_steps = 0),
+            ("eval_every", |o| o.patience = 1),
             ("keep_checkpoints", |o| o.keep_checkpoints = 0),
             ("schedule.decay_steps", |o| {
                 o.schedule.kind = ScheduleKind::WarmupStableDecay;

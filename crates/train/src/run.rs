@@ -3,7 +3,8 @@
 //! The clock decides when a checkpoint is written and what is shown, never what is computed. It must not know
 //! where shards come from, nor what is done with the weights.
 
-use crate::checkpoint::{Identity, Store, hash_floats};
+use crate::checkpoint::{At, Identity, Store, hash_floats};
+use crate::course::Course;
 use crate::data::Samples;
 use crate::event::{Event, Kind, StepMetrics, read_events};
 use crate::report::StageSummary;
@@ -124,8 +125,8 @@ fn shape(options: &TrainOptions, threads: usize) -> TrainingShape {
 ///
 /// # Errors
 /// [`Error::Memory`] before anything is allocated when the machine has too little; [`Error::OtherRun`] and
-/// [`Error::AllDamaged`] for checkpoints that it cannot go on from; [`Error::NotFinite`], [`Error::Write`] and others
-/// while it runs, after which the last checkpoint is whole.
+/// [`Error::AllDamaged`] for checkpoints that it cannot go on from; [`Error::NotFinite`], [`Error::Exploded`],
+/// [`Error::Write`] and others while it runs, after which the last checkpoint is whole.
 pub fn run(stage: Stage<'_>, on_event: &mut dyn FnMut(&Event) -> ControlFlow<()>) -> Result<Outcome> {
     let options = stage.options;
     options.check()?;
@@ -146,6 +147,7 @@ pub fn run(stage: Stage<'_>, on_event: &mut dyn FnMut(&Event) -> ControlFlow<()>
     let store = Store::open(stage.checkpoints, options.keep_checkpoints)?;
     let journal = Journal::open(stage.events, SyncPolicy::Never)?.journal;
     let Stage { name, device, init, train, evaluation, peak_flops, .. } = stage;
+    let is_given = !matches!(init, Init::Random(_));
     let trainer = match init {
         Init::Random(config) => {
             Trainer::new(device, Parameters::init(device, config, options.seed), options)?
@@ -167,12 +169,14 @@ pub fn run(stage: Stage<'_>, on_event: &mut dyn FnMut(&Event) -> ControlFlow<()>
         identity,
         journal,
         events: stage.events,
+        is_given,
         peak_flops,
         progress,
         on_event,
         is_stopping: false,
         saved: Saved { step: None, at: Instant::now(), seconds: 0.0 },
         accounted: Instant::now(),
+        course: Course::default(),
         tokens_per_s: None,
     };
     running.go(&estimate, device)
@@ -200,6 +204,8 @@ struct Running<'a> {
     identity: Identity,
     journal: Journal,
     events: &'a Path,
+    /// Whether training starts from weights that were given: these are evaluated first.
+    is_given: bool,
     peak_flops: Option<f64>,
     progress: Progress,
     on_event: &'a mut dyn FnMut(&Event) -> ControlFlow<()>,
@@ -208,6 +214,7 @@ struct Running<'a> {
     saved: Saved,
     /// Until when every second is in some event.
     accounted: Instant,
+    course: Course,
     /// A mean over the last steps, for the progress line.
     tokens_per_s: Option<f64>,
 }
@@ -233,21 +240,20 @@ impl Running<'_> {
         };
         self.record(first, started)?;
         self.accounted = Instant::now();
+        if first == 0 && self.is_given {
+            self.evaluate(0)?;
+        }
         for step in first..self.options.steps {
-            let done = step + 1;
+            if self.course.is_exhausted(self.options) {
+                break;
+            }
             if self.should_stop() {
                 return self.interrupt(step);
             }
-            let started = Instant::now();
-            let outcome = self.trainer.step(self.train, step).map_err(|error| self.with_checkpoint(error))?;
-            self.report_step(step, &outcome, started)?;
-            let is_last = done == self.options.steps;
-            if is_last || is_multiple(done, self.options.eval_every) {
-                self.evaluate(done)?;
-            }
-            if is_last || self.is_checkpoint_due(done) {
-                self.checkpoint(done)?;
-            }
+            self.step(step)?;
+        }
+        if let Some((step, _)) = self.course.best().filter(|_| self.options.keep_best) {
+            self.store.load_best(step, &self.identity, self.trainer.trained_elements_mut())?;
         }
         self.progress.finish();
         self.journal.sync()?;
@@ -264,26 +270,75 @@ impl Running<'_> {
         Ok(Outcome::Finished(Box::new(Finished { parameters, adapters, resumed_from, summary })))
     }
 
+    /// One step, and the evaluation and the checkpoint that are due after it.
+    fn step(&mut self, step: usize) -> Result<()> {
+        let done = step + 1;
+        let started = Instant::now();
+        let outcome = self.trainer.step(self.train, step).map_err(|error| self.with_checkpoint(error))?;
+        self.report_step(step, &outcome, started)?;
+        if self.course.after_step(outcome.loss, self.options) {
+            return Err(self.exploded(done, &outcome));
+        }
+        let mut is_last = done == self.options.steps;
+        if is_last || is_multiple(done, self.options.eval_every) {
+            self.evaluate(done)?;
+            is_last |= self.course.is_exhausted(self.options);
+        }
+        if is_last {
+            self.notice_end(done)?;
+        }
+        // While the loss may be exploding the checkpoints from before are the good ones.
+        if is_last || (self.course.steps_above == 0 && self.is_checkpoint_due(done)) {
+            self.checkpoint(done)?;
+        }
+        Ok(())
+    }
+
+    /// Says why the stage ends early and whose weights it ends with, where that is not plain.
+    fn notice_end(&mut self, step: usize) -> Result<()> {
+        let Some((best, loss)) = self.course.best().filter(|_| self.options.heeds_evaluations()) else {
+            return Ok(());
+        };
+        let mut messages = Vec::new();
+        if self.course.is_exhausted(self.options) {
+            let patience = self.options.patience;
+            messages.push(format!(
+                "stopped after step {step} of {}: {patience} evaluations brought nothing better than {loss:.4} at step {best}",
+                self.options.steps
+            ));
+        }
+        if self.options.keep_best {
+            messages.push(format!("the weights are those of step {best}, whose evaluation loss of {loss:.4} is the lowest"));
+        }
+        for message in messages {
+            self.progress.print_line(&format!("{}: {message}", self.name));
+            self.record(step, Kind::Notice { message })?;
+        }
+        Ok(())
+    }
+
     /// Goes back to the newest whole checkpoint, if there is one, and forgets what came after it.
     fn resume(&mut self) -> Result<Option<usize>> {
         let loaded = self.store.load(&self.identity, &mut self.trainer.buffers_mut())?;
-        let step = loaded.as_ref().map(|loaded| loaded.step);
+        let step = loaded.as_ref().map(|loaded| loaded.at.step);
         let name = &self.name;
         self.journal.truncate_from(|record| {
             let event: Option<Event> = record.parse().ok();
             event.is_some_and(|event| event.stage == *name && step.is_none_or(|step| event.step > step))
         })?;
         let Some(loaded) = loaded else { return Ok(None) };
-        self.store.forget_after(loaded.step)?;
-        self.saved.step = Some(loaded.step);
-        self.progress.resume_at(loaded.step as u64);
-        self.progress.print_line(&format!("{}: going on after step {}", self.name, loaded.step));
+        let At { step, course, .. } = loaded.at;
+        self.store.forget_after(step)?;
+        self.saved.step = Some(step);
+        self.course = course;
+        self.progress.resume_at(step as u64);
+        self.progress.print_line(&format!("{}: going on after step {step}", self.name));
         for damage in loaded.damaged {
-            let message = format!("{damage}; went back to step {}", loaded.step);
+            let message = format!("{damage}; went back to step {step}");
             self.progress.print_line(&format!("{}: {message}", self.name));
-            self.record(loaded.step, Kind::Notice { message })?;
+            self.record(step, Kind::Notice { message })?;
         }
-        Ok(Some(loaded.step))
+        Ok(Some(step))
     }
 
     fn report_step(&mut self, step: usize, outcome: &StepOutcome, started: Instant) -> Result<()> {
@@ -328,9 +383,14 @@ impl Running<'_> {
         let count =
             if self.options.eval_sequences == 0 { samples.len() } else { self.options.eval_sequences };
         let (loss, targets) = self.trainer.evaluate(samples, count)?;
+        let is_best = step > 0 && self.course.after_evaluation(step, loss);
+        if is_best && self.options.keep_best {
+            let trained = self.trainer.trained_elements();
+            self.store.save_best(&self.at(step), &self.identity, trained)?;
+        }
         let seconds = self.account(started);
         self.progress.print_line(&format!("{}: step {step}, evaluation loss {loss:.4}", self.name));
-        self.record(step, Kind::Evaluation { loss, targets, seconds })
+        self.record(step, Kind::Evaluation { loss, targets, is_best, seconds })
     }
 
     fn is_checkpoint_due(&self, step: usize) -> bool {
@@ -347,8 +407,7 @@ impl Running<'_> {
         }
         let started = Instant::now();
         self.journal.sync()?;
-        let samples = step as u64 * self.options.batch_sequences as u64;
-        let bytes = self.store.save((step, samples), &self.identity, &self.trainer.buffers())?;
+        let bytes = self.store.save(&self.at(step), &self.identity, &self.trainer.buffers())?;
         let seconds = self.account(started);
         self.saved = Saved { step: Some(step), at: Instant::now(), seconds };
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -360,6 +419,15 @@ impl Running<'_> {
     fn account(&mut self, started: Instant) -> f64 {
         self.accounted = Instant::now();
         (self.accounted - started).as_secs_f64()
+    }
+
+    /// How far the stage has come after `step`.
+    fn at(&self, step: usize) -> At {
+        At {
+            step,
+            samples: step as u64 * self.options.batch_sequences as u64,
+            course: self.course.clone(),
+        }
     }
 
     fn should_stop(&self) -> bool {
@@ -380,11 +448,25 @@ impl Running<'_> {
         Ok(())
     }
 
+    fn exploded(&self, step: usize, outcome: &StepOutcome) -> Error {
+        let (name, norm) = self.trainer.largest_gradient();
+        let steps = self.course.steps_above;
+        Error::Exploded {
+            step,
+            loss: outcome.loss,
+            lowest: self.course.lowest_mean().unwrap_or(f64::NAN),
+            margin: self.options.explosion_nats,
+            steps,
+            tensor: format!("{name} ({norm:.3} of {:.3})", outcome.gradient_norm),
+            kept: format!("; {}", self.store.newest_name(step - steps)),
+        }
+    }
+
     /// Adds to an error what training can go on from.
     fn with_checkpoint(&self, error: Error) -> Error {
         match error {
             Error::NotFinite { step, what, value, tensor, .. } => {
-                let kept = format!("; {}", self.store.newest_name());
+                let kept = format!("; {}", self.store.newest_name(usize::MAX));
                 Error::NotFinite { step, what, value, tensor, kept }
             }
             error => error,
@@ -407,6 +489,12 @@ fn check_data(stage: &Stage<'_>) -> Result<()> {
             ));
         }
     }
+    if stage.options.heeds_evaluations() && stage.evaluation.is_none() {
+        return refuse(format!(
+            "stage `{}` has nothing to evaluate on, so `patience` and `keep_best` have no meaning; hold data out",
+            stage.name
+        ));
+    }
     Ok(())
 }
 
@@ -416,7 +504,10 @@ fn identity(stage: &Stage<'_>) -> Identity {
     Identity {
         config: hash(stage.init.config().to_json().to_string()),
         options: hash(options),
-        data: stage.train.fingerprint().to_owned(),
+        data: match stage.evaluation.filter(|_| stage.options.heeds_evaluations()) {
+            Some(evaluation) => format!("{} {}", stage.train.fingerprint(), evaluation.fingerprint()),
+            None => stage.train.fingerprint().to_owned(),
+        },
         initial: match &stage.init {
             Init::Random(_) => "random".to_owned(),
             Init::Weights(parameters) => hash_floats(parameters.flat.data()),

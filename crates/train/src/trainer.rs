@@ -191,6 +191,28 @@ impl Trainer {
         &self.gradients.data()[..self.trained().1.len()]
     }
 
+    /// Name of the parameter with the largest gradient, and its norm before clipping.
+    pub(crate) fn largest_gradient(&self) -> (String, f64) {
+        let norms = self.trained().0.iter().map(|entry| {
+            let gradient = entry.weight.of(self.gradients.data());
+            (entry.name.clone(), kernels::sum_squares(self.device.exec(), gradient).sqrt())
+        });
+        norms.max_by(|one, other| one.1.total_cmp(&other.1)).expect("something is trained")
+    }
+
+    /// What is trained: the weights, or the adapters.
+    pub(crate) fn trained_elements(&self) -> &[f32] {
+        self.trained().1
+    }
+
+    /// What is trained, to be put back.
+    pub(crate) fn trained_elements_mut(&mut self) -> &mut [f32] {
+        match &mut self.adapters {
+            None => self.parameters.flat.data_mut(),
+            Some(adapters) => adapters.flat.data_mut(),
+        }
+    }
+
     /// The buffers that a checkpoint holds.
     pub(crate) fn buffers(&self) -> Vec<(&'static str, &[f32])> {
         let trained = match &self.adapters {

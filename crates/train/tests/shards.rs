@@ -20,11 +20,14 @@ fn mask(ids: &[u32]) -> Vec<u8> {
     ids.iter().map(|id| u8::from(id % 3 == 0)).collect()
 }
 
+fn tokenizer(vocab_size: usize) -> Tokenizer {
+    let options = TrainOptions { vocab_size, special_tokens: Vec::new(), ..TrainOptions::default() };
+    Tokenizer::train(&["any text, any text"], &options, 1).unwrap()
+}
+
 fn write(folder: &Path, name: &str, documents: &[Vec<u32>]) -> PathBuf {
-    let options = TrainOptions { vocab_size: 256, special_tokens: Vec::new(), ..TrainOptions::default() };
-    let tokenizer = Tokenizer::train(&["any text"], &options, 1).unwrap();
     let path = folder.join(name);
-    let mut writer = Writer::new(&path, &tokenizer, Loss::Masked);
+    let mut writer = Writer::new(&path, &tokenizer(256), Loss::Masked);
     for ids in documents {
         writer.add(ids, &mask(ids)).unwrap();
     }
@@ -44,7 +47,7 @@ fn sequences_hold_every_token_once_with_its_mask() {
     let (first, second) = (documents(1, 60), documents(200, 40));
     let paths = [write(folder.path(), "a", &first), write(folder.path(), "b", &second)];
     for room in [Room::Fill, Room::Leave] {
-        let packed = PackedShards::open(&paths, CONTEXT, room).unwrap();
+        let packed = PackedShards::open(&paths, &tokenizer(256), CONTEXT, room).unwrap();
         let (mut all, mut sequence) = (Vec::new(), Sequence::default());
         for index in 0..packed.len() {
             packed.read(index, &mut sequence);
@@ -75,7 +78,7 @@ fn the_fingerprint_follows_content_context_and_packing() {
     let same = write(folder.path(), "same", &documents(1, 20));
     let other = write(folder.path(), "other", &documents(2, 20));
     let of = |path: &PathBuf, context, room| {
-        PackedShards::open(&[path], context, room).unwrap().fingerprint().to_owned()
+        PackedShards::open(&[path], &tokenizer(256), context, room).unwrap().fingerprint().to_owned()
     };
     let expected = of(&a, CONTEXT, Room::Fill);
     assert_eq!(of(&same, CONTEXT, Room::Fill), expected);
@@ -94,8 +97,15 @@ fn damaged_missing_and_empty_shards_are_refused_by_name() {
     std::fs::write(&damaged, bytes).unwrap();
     let empty = write(folder.path(), "empty", &[]);
     let missing = folder.path().join("missing");
-    for (path, expected) in [(damaged, "is damaged"), (empty, "no tokens in"), (missing, "cannot open")] {
-        let message = PackedShards::open(&[&path], CONTEXT, Room::Fill).err().unwrap().to_string();
+    let good = write(folder.path(), "good", &documents(1, 20));
+    for (path, vocab_size, expected) in [
+        (damaged, 256, "is damaged"),
+        (empty, 256, "no tokens in"),
+        (missing, 256, "cannot open"),
+        (good, 257, "made with tokenizer"),
+    ] {
+        let opened = PackedShards::open(&[&path], &tokenizer(vocab_size), CONTEXT, Room::Fill);
+        let message = opened.err().unwrap().to_string();
         assert!(message.contains(&path.display().to_string()), "{message}");
         assert!(message.contains(expected), "{message}");
     }

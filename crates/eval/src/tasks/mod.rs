@@ -19,11 +19,13 @@ use std::collections::HashSet;
 
 use base::seed::{Rng, mix};
 use draw::Split;
+use serde::{Deserialize, Serialize};
 
 pub use numerals::to_chinese;
 
 /// A kind of question. Each has more than a hundred possible final answers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Family {
     /// `37 + 58`: two numbers of two digits; 179 answers (20..=198).
     AddDigits,
@@ -177,7 +179,7 @@ pub fn characters() -> Vec<char> {
 }
 
 /// How a model did on one family.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FamilyScore {
     /// The family.
     pub family: Family,
@@ -196,7 +198,8 @@ impl FamilyScore {
 }
 
 /// How a model did on every family.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct Report {
     /// One entry a family that was asked, in the order of [`Family::all`].
     pub families: Vec<FamilyScore>,

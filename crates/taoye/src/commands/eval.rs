@@ -33,7 +33,13 @@ fn bits_per_byte(context: &Context, flags: &EvalBits) -> Result<()> {
     let device = context.device()?;
     let parameters = Parameters::load(&device, &flags.model)?;
     let tokenizer = Tokenizer::load(&flags.model)?;
-    let found = scores::bits_of(&device, &parameters, &tokenizer, &texts)?;
+    let found = scores::bits_of(
+        &device,
+        &parameters,
+        &tokenizer,
+        &texts,
+        scores::widest(&parameters, &tokenizer)?,
+    )?;
     let text = format!(
         "{:.4} bits per byte ({:.3} × zstd -19: {:.4}) on {} documents, {} bytes, {} tokens",
         found.bits_per_byte,
@@ -50,12 +56,12 @@ fn bits_per_byte(context: &Context, flags: &EvalBits) -> Result<()> {
 fn tasks_accuracy(context: &Context, flags: &EvalTasks) -> Result<()> {
     let mut local = Local::load(&flags.model, context.device()?, LocalOptions::default())?;
     let items = tasks::test_items(flags.seed, flags.items);
-    let (families, exchanges) = scores::ask(&mut local, &items)?;
+    let (report, exchanges) = scores::ask(&mut local, &items)?;
     let mut text = String::new();
-    for score in &families {
-        let percent = 100.0 * score.correct as f64 / score.items.max(1) as f64;
+    for score in &report.families {
+        let (family, percent) = (score.family.name(), 100.0 * score.accuracy());
         let _ =
-            writeln!(text, "{:<20}{percent:>6.1} %  ({} of {})", score.family, score.correct, score.items);
+            writeln!(text, "{family:<20}{percent:>6.1} %  ({} of {})", score.correct, score.items);
     }
     let mut shown: BTreeMap<&str, usize> = BTreeMap::new();
     for (item, exchange) in items.iter().zip(&exchanges) {
@@ -69,8 +75,8 @@ fn tasks_accuracy(context: &Context, flags: &EvalTasks) -> Result<()> {
             );
         }
     }
-    let mean = scores::mean_accuracy(&families);
+    let mean = report.mean_accuracy();
     let _ = write!(text, "{:<20}{:>6.1} %", "mean", 100.0 * mean);
-    context.print(&text, &json!({"accuracy": mean, "families": families}));
+    context.print(&text, &json!({"accuracy": mean, "families": report}));
     Ok(())
 }

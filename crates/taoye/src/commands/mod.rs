@@ -4,6 +4,8 @@ pub mod chat;
 pub mod corpus;
 pub mod eval;
 pub mod run;
+pub mod runs;
 pub mod serve;
 pub mod texts;
 pub mod tokenizer;
+pub mod train;

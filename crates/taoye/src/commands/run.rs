@@ -1,9 +1,10 @@
 //! `taoye speedrun` and `taoye run`: a recipe with the command line's changes.
 
-use crate::cli::{RunPlace, RunRecipe, Speedrun};
+use super::train;
+use crate::cli::{RunPlace, RunRecipe, Speedrun, Train};
 use crate::context::Context;
 use crate::pipeline::{self, Ended, Request};
-use crate::recipe::{Recipe, SPEEDRUN};
+use crate::recipe::{AnyRecipe, Recipe, SPEEDRUN, Tuning};
 use anyhow::{Result, bail};
 use std::path::{Path, PathBuf};
 
@@ -21,7 +22,26 @@ pub fn speedrun(context: &Context, flags: &Speedrun) -> Result<Ended> {
 /// # Errors
 /// When the recipe is unusable; else as [`pipeline::run`].
 pub fn recipe(context: &Context, flags: &RunRecipe) -> Result<Ended> {
+    if is_tuning(&flags.recipe) {
+        let RunPlace { name, runs, fresh, minutes, seed, dry_run } = &flags.place;
+        let tuning = Tuning {
+            name: name.clone(),
+            data: flags.inputs.clone(),
+            minutes: *minutes,
+            seed: *seed,
+            ..Tuning::default()
+        };
+        let recipe = Some(flags.recipe.clone());
+        let flags = Train { tuning, recipe, runs: runs.clone(), fresh: *fresh, dry_run: *dry_run };
+        return train::run(context, &flags);
+    }
     start(context, Recipe::load(&flags.recipe)?, &flags.inputs, &flags.place)
+}
+
+/// Whether a recipe starts from a model; one that cannot be read is left to the reader of whole pipelines to refuse.
+fn is_tuning(path: &Path) -> bool {
+    let table: Option<toml::Table> = std::fs::read_to_string(path).ok().and_then(|text| text.parse().ok());
+    table.is_some_and(|table| table.contains_key("init"))
 }
 
 fn start(context: &Context, mut recipe: Recipe, inputs: &[PathBuf], place: &RunPlace) -> Result<Ended> {
@@ -39,5 +59,9 @@ fn start(context: &Context, mut recipe: Recipe, inputs: &[PathBuf], place: &RunP
     recipe.minutes = place.minutes.or(recipe.minutes);
     recipe.seed = place.seed.unwrap_or(recipe.seed);
     recipe.check()?;
+    if place.dry_run {
+        pipeline::rehearse(context, recipe, &place.runs)?;
+        return Ok(Ended::Done);
+    }
     pipeline::run(context, Request { recipe, runs: place.runs.clone(), fresh: place.fresh })
 }

@@ -18,13 +18,8 @@ impl Run<'_> {
         if self.is_done("documents", &fingerprint) {
             return Ok(());
         }
-        let before = self.fingerprint_of("documents");
-        if self.recipe.sized.is_some() && !before.is_empty() && before != fingerprint {
-            bail!(
-                "the text in {} has changed since {} was begun; choose another --name, or begin again with --fresh",
-                listing.source,
-                self.folder.path().display()
-            );
+        if self.recipe.sized.is_some() {
+            self.refuse_changed("documents", &listing.source, &fingerprint)?;
         }
         self.folder.record_input(&listing.source, &fingerprint)?;
         let report = build(self.context, &listing, &options, self.folder.path())?;
@@ -33,6 +28,20 @@ impl Run<'_> {
         self.context.say(&describe(&report));
         let outputs = [TRAIN_FILE, HELD_OUT_FILE, DROPPED_FILE, "corpus.json"].map(PathBuf::from);
         self.folder.mark_stage("documents", &fingerprint, &outputs)?;
+        Ok(())
+    }
+}
+
+impl<R> Run<'_, R> {
+    /// Refuses to go on where `stage`, done before, read something else than it would now.
+    pub(super) fn refuse_changed(&self, stage: &str, source: &str, fingerprint: &str) -> Result<()> {
+        let before = self.fingerprint_of(stage);
+        if !before.is_empty() && before != fingerprint {
+            bail!(
+                "the text in {source} has changed since {} was begun; choose another --name, or begin again with --fresh",
+                self.folder.path().display()
+            );
+        }
         Ok(())
     }
 }

@@ -76,11 +76,12 @@ impl Run<'_> {
         if self.is_done("shards", &fingerprint) {
             return Ok(());
         }
+        let ends = Ends::of(tokenizer)?;
         let mut progress = Progress::start(self.context.progress, "tokens", Unit::Bytes, None);
         let mut bytes = 0;
         for (documents, shard) in [(TRAIN_FILE, TRAIN_SHARD), (HELD_OUT_FILE, HELD_OUT_SHARD)] {
             let (documents, shard) = (self.folder.join(documents), self.folder.join(shard));
-            write_shard(&documents, &shard, (tokenizer, self.context.threads), &mut |more| {
+            write_shard(&documents, &shard, (tokenizer, self.context.threads), ends, &mut |more| {
                 bytes += more;
                 progress.set(bytes);
             })?;
@@ -111,15 +112,33 @@ impl Run<'_> {
     }
 }
 
-/// Every document as `<|endoftext|>`, its tokens, `<|endoftext|>`: a model learns from the first what begins
-/// a document, and to end one.
-fn write_shard(
+/// What encloses each document in a shard: a model learns from the first id what begins a document, and to end one
+/// with the second.
+#[derive(Clone, Copy)]
+pub(super) struct Ends {
+    pub start: u32,
+    pub end: u32,
+}
+
+impl Ends {
+    /// `<|endoftext|>` on both sides.
+    fn of(tokenizer: &Tokenizer) -> Result<Ends> {
+        let end = tokenizer.eos_id().context("the tokenizer has no end-of-text token")?;
+        Ok(Ends { start: end, end })
+    }
+}
+
+/// Writes documents as token ids, each between its ends.
+///
+/// # Errors
+/// When a file cannot be read or written; Ctrl-C is [`Interrupted`].
+pub(super) fn write_shard(
     documents: &Path,
     shard: &Path,
     (tokenizer, threads): (&Tokenizer, usize),
+    ends: Ends,
     on_bytes: &mut dyn FnMut(u64),
 ) -> Result<()> {
-    let end = tokenizer.eos_id().context("the tokenizer has no end-of-text token")?;
     let mut writer = Writer::new(shard, tokenizer, Loss::Everywhere);
     let mut documents = read_documents(documents)?;
     loop {
@@ -132,8 +151,8 @@ fn write_shard(
             break;
         }
         for mut ids in tokenizer.encode_batch(&texts, threads) {
-            ids.insert(0, end);
-            ids.push(end);
+            ids.insert(0, ends.start);
+            ids.push(ends.end);
             writer.add(&ids, &[])?;
         }
         on_bytes(texts.iter().map(|text| text.len() as u64).sum());

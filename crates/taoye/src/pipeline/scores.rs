@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use chat::{AnswerOptions, ChatModel, ChatRequest, CompletionRequest, Local, LocalOptions, Prompt, Sampling};
 use corpus::{HELD_OUT_FILE, read_documents};
 use eval::bits::{self, BitsPerByte};
-use eval::tasks::{self, Item};
+use eval::tasks::{self, Item, Report};
 use eval::{accuracy, samples};
 use model::{Parameters, Pass, Rows};
 use serde::{Deserialize, Serialize};
@@ -28,9 +28,9 @@ const TEST_SEED: u64 = 1;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct BaseScores {
     /// On held-out documents; none where nothing was held out.
-    pub bits: Option<Bits>,
+    pub bits: Option<BitsPerByte>,
     /// On tasks that it was not taught.
-    pub tasks: Vec<FamilyScore>,
+    pub tasks: Report,
     /// What it writes.
     pub samples: Vec<Exchange>,
 }
@@ -39,28 +39,9 @@ pub struct BaseScores {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct FinalScores {
     /// On tasks.
-    pub tasks: Vec<FamilyScore>,
+    pub tasks: Report,
     /// Questions with its answers, one a family.
     pub samples: Vec<Exchange>,
-}
-
-/// Bits per byte; the fields are those of [`BitsPerByte`].
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Bits {
-    pub bits_per_byte: f64,
-    pub zstd_bits_per_byte: f64,
-    pub ratio: f64,
-    pub documents: usize,
-    pub bytes: u64,
-    pub tokens: u64,
-}
-
-/// Accuracy on one family of tasks.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct FamilyScore {
-    pub family: String,
-    pub items: usize,
-    pub correct: usize,
 }
 
 /// What went in and what came out.
@@ -76,11 +57,12 @@ impl Run<'_> {
     /// Scores the pretrained model.
     pub(super) fn base_scores(&mut self, tokenizer: &Tokenizer, base: &Parameters) -> Result<BaseScores> {
         let folder = self.folder.join(BASE_MODEL);
-        self.cached("scores before", "pretrain", "scores-before.json", |run| {
+        let after = self.scored_after("pretrain");
+        self.cached("scores before", &after, "scores-before.json", |run| {
             let documents = run.held_out()?;
             let bits = match documents.is_empty() {
                 true => None,
-                false => Some(bits_of(&run.device, base, tokenizer, &documents)?),
+                false => Some(bits_of(&run.device, base, tokenizer, &documents, widest(base, tokenizer)?)?),
             };
             let mut local = Local::load(&folder, run.device.clone(), LocalOptions::default())?;
             let items = tasks::test_items(TEST_SEED, run.recipe.evaluate.items_per_family);
@@ -93,7 +75,8 @@ impl Run<'_> {
     /// Scores the fine-tuned model.
     pub(super) fn final_scores(&mut self) -> Result<FinalScores> {
         let folder = self.folder.model();
-        self.cached("scores after", "finetune", "scores-after.json", |run| {
+        let after = self.scored_after("finetune");
+        self.cached("scores after", &after, "scores-after.json", |run| {
             let mut local = Local::load(&folder, run.device.clone(), LocalOptions::default())?;
             let items = tasks::test_items(TEST_SEED, run.recipe.evaluate.items_per_family);
             let (tasks, mut samples) = ask(&mut local, &items)?;
@@ -104,16 +87,28 @@ impl Run<'_> {
         })
     }
 
-    /// What was scored before, or scores and keeps it.
-    fn cached<T: Serialize + for<'de> Deserialize<'de>>(
+    /// What decides the scores of a stage's model.
+    fn scored_after(&self, stage: &str) -> String {
+        format!("{} {:?}", self.fingerprint_of(stage), self.recipe.evaluate)
+    }
+
+    /// Held-out documents within the budget.
+    fn held_out(&self) -> Result<Vec<String>> {
+        let path = self.folder.join(HELD_OUT_FILE);
+        choose(&path, self.recipe.evaluate.held_out_kilobytes.saturating_mul(1000))
+    }
+}
+
+impl<R> Run<'_, R> {
+    /// What was scored before under the same decisions, or scores and keeps it.
+    pub(super) fn cached<T: Serialize + for<'de> Deserialize<'de>>(
         &mut self,
         stage: &'static str,
-        after: &str,
+        decided_by: &str,
         file: &str,
         score: impl FnOnce(&mut Self) -> Result<T>,
     ) -> Result<T> {
-        let stated = format!("{:?}", self.recipe.evaluate);
-        let fingerprint = base::run::fingerprint([self.fingerprint_of(after).as_str(), &stated]);
+        let fingerprint = base::run::fingerprint([decided_by]);
         let path = self.folder.join(file);
         if self.is_done(stage, &fingerprint) {
             let text = base::fs::read_text(&path)?;
@@ -124,12 +119,6 @@ impl Run<'_> {
         base::fs::write_bytes(&path, serde_json::to_string_pretty(&scores)?.as_bytes())?;
         self.folder.mark_stage(stage, &fingerprint, &[PathBuf::from(file)])?;
         Ok(scores)
-    }
-
-    /// Held-out documents within the budget.
-    fn held_out(&self) -> Result<Vec<String>> {
-        let path = self.folder.join(HELD_OUT_FILE);
-        choose(&path, self.recipe.evaluate.held_out_kilobytes.saturating_mul(1000))
     }
 }
 
@@ -152,6 +141,15 @@ pub fn choose(path: &Path, budget_bytes: u64) -> Result<Vec<String>> {
     Ok(texts)
 }
 
+/// Windows as long as the model's context, from its end-of-text token on.
+///
+/// # Errors
+/// When the tokenizer has no such token.
+pub fn widest(parameters: &Parameters, tokenizer: &Tokenizer) -> Result<bits::Options> {
+    let start_id = tokenizer.eos_id().context("the tokenizer has no end-of-text token")?;
+    Ok(bits::Options { start_id, context: parameters.decoder.config().max_positions })
+}
+
 /// Bits per byte of a model on documents, each on its own.
 ///
 /// # Errors
@@ -161,14 +159,10 @@ pub fn bits_of(
     parameters: &Parameters,
     tokenizer: &Tokenizer,
     documents: &[String],
-) -> Result<Bits> {
-    let context = parameters.decoder.config().max_positions;
-    let start_id = tokenizer.eos_id().context("the tokenizer has no end-of-text token")?;
-    let mut scorer = Scorer::new(device, parameters, context);
-    let options = bits::Options { start_id, context };
-    let found = bits::bits_per_byte(documents, tokenizer, options, |ids| scorer.log_probs(ids))?;
-    let BitsPerByte { bits_per_byte, zstd_bits_per_byte, ratio, documents, bytes, tokens, .. } = found;
-    Ok(Bits { bits_per_byte, zstd_bits_per_byte, ratio, documents, bytes, tokens })
+    options: bits::Options,
+) -> Result<BitsPerByte> {
+    let mut scorer = Scorer::new(device, parameters, options.context);
+    Ok(bits::bits_per_byte(documents, tokenizer, options, |ids| scorer.log_probs(ids))?)
 }
 
 /// Log-probabilities by the trainer's own forward pass.
@@ -211,7 +205,7 @@ impl Scorer<'_> {
 ///
 /// # Errors
 /// When the model cannot answer.
-pub fn ask(local: &mut Local, items: &[Item]) -> Result<(Vec<FamilyScore>, Vec<Exchange>)> {
+pub fn ask(local: &mut Local, items: &[Item]) -> Result<(Report, Vec<Exchange>)> {
     let longest =
         items.iter().map(|item| local.tokenizer().encode(&item.answer).len() + 1).max().unwrap_or(1);
     let room = (longest as f64 * ANSWER_ROOM) as usize;
@@ -220,7 +214,7 @@ pub fn ask(local: &mut Local, items: &[Item]) -> Result<(Vec<FamilyScore>, Vec<E
         sampling: Sampling::greedy(),
         ..AnswerOptions::default()
     };
-    let mut report = tasks::Report::default();
+    let mut report = Report::default();
     let mut exchanges = Vec::with_capacity(items.len());
     for items in items.chunks(ASKED_TOGETHER) {
         if base::interrupt::requested() {
@@ -237,18 +231,7 @@ pub fn ask(local: &mut Local, items: &[Item]) -> Result<(Vec<FamilyScore>, Vec<E
             exchanges.push(Exchange { prompt: item.question.clone(), answer, correct: Some(correct) });
         }
     }
-    let tasks = report.families.into_iter().map(|score| FamilyScore {
-        family: score.family.name().to_owned(),
-        items: score.items,
-        correct: score.correct,
-    });
-    Ok((tasks.collect(), exchanges))
-}
-
-/// Mean over the families of their accuracies.
-pub fn mean_accuracy(scores: &[FamilyScore]) -> f64 {
-    let shares = scores.iter().map(|score| score.correct as f64 / score.items.max(1) as f64);
-    shares.sum::<f64>() / scores.len().max(1) as f64
+    Ok((report, exchanges))
 }
 
 /// How the model goes on from a few beginnings.

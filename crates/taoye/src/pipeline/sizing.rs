@@ -5,11 +5,12 @@ use super::Run;
 use super::prepare::TRAIN_SHARD;
 use crate::recipe::{ModelPart, Recipe, Sized};
 use anyhow::{Result, bail};
-use model::{Config, Parameters};
+use model::Parameters;
 use std::time::Instant;
+use tensor::Device;
 use token::Tokenizer;
 use token::pack::Room;
-use train::{PackedShards, Samples, ScheduleKind, TrainOptions, Trainer};
+use train::{Init, PackedShards, Samples, ScheduleKind, TrainOptions, Trainer};
 
 /// Models to choose from, smallest first: (layers, width). The feed-forward layer is 8/3 of the width.
 const LADDER: [(usize, usize); 14] = [
@@ -96,8 +97,13 @@ impl Run<'_> {
         choose_model(&mut recipe.model, vocab, pretrain_seconds * SHARE_OF_PEAK * sized.peak_gflops * 1e9);
         let config = recipe.model.config(vocab, vec![], None)?;
         let measuring = Instant::now();
-        sized.pretrain_tokens_per_s = self.measure(&config, &recipe.pretrain)?;
-        sized.finetune_tokens_per_s = self.measure(&config, &recipe.finetune.train)?;
+        let speed = |options: &TrainOptions| {
+            let shard = self.folder.join(TRAIN_SHARD);
+            let samples = PackedShards::open(&[shard], tokenizer, options.context, Room::Fill)?;
+            measure(&self.device, Init::Random(config.clone()), options, &samples)
+        };
+        sized.pretrain_tokens_per_s = speed(&recipe.pretrain)?;
+        sized.finetune_tokens_per_s = speed(&recipe.finetune.train)?;
         let left = (left - measuring.elapsed().as_secs_f64()) * SPEED_COUNTED_ON;
         decide_steps(&mut recipe.pretrain, sized.pretrain_tokens_per_s * PRETRAIN_SHARE * left);
         if recipe.pretrain.eval_every == 0 {
@@ -117,26 +123,35 @@ impl Run<'_> {
         ));
         Ok(())
     }
+}
 
-    /// Tokens a second of whole steps with a model, on the real text.
-    fn measure(&self, config: &Config, options: &TrainOptions) -> Result<f64> {
-        let options = TrainOptions { steps: 8, ..options.clone() };
-        let mut options = TrainOptions { checkpoint_every: 0, ..options };
-        options.schedule.decay_steps = 0;
-        options.schedule.warmup_steps = 0;
-        let samples = PackedShards::open(&[self.folder.join(TRAIN_SHARD)], options.context, Room::Fill)?;
-        let parameters = Parameters::init(&self.device, config.clone(), 0);
-        let mut trainer = Trainer::new(&self.device, parameters, &options)?;
-        trainer.step(&samples, 0)?;
-        let mut seconds: Vec<f64> = Vec::new();
-        for step in 1..6 {
-            let started = Instant::now();
-            trainer.step(&samples, step)?;
-            seconds.push(started.elapsed().as_secs_f64());
-        }
-        seconds.sort_by(f64::total_cmp);
-        Ok((options.batch_sequences * samples.context()) as f64 / seconds[seconds.len() / 2])
+/// Tokens a second of whole steps of a stage that starts from `start`.
+///
+/// # Errors
+/// As [`Trainer::step`].
+pub(super) fn measure(
+    device: &Device,
+    start: Init,
+    options: &TrainOptions,
+    samples: &dyn Samples,
+) -> Result<f64> {
+    let mut options = TrainOptions { steps: 8, ..options.clone() };
+    options.schedule.decay_steps = 0;
+    options.schedule.warmup_steps = 0;
+    let mut trainer = match start {
+        Init::Random(config) => Trainer::new(device, Parameters::init(device, config, 0), &options)?,
+        Init::Weights(parameters) => Trainer::new(device, parameters, &options)?,
+        Init::Adapters { base, adapters } => Trainer::over_frozen(device, base, adapters, &options)?,
+    };
+    trainer.step(samples, 0)?;
+    let mut seconds: Vec<f64> = Vec::new();
+    for step in 1..6 {
+        let started = Instant::now();
+        trainer.step(samples, step)?;
+        seconds.push(started.elapsed().as_secs_f64());
     }
+    seconds.sort_by(f64::total_cmp);
+    Ok((options.batch_sequences * samples.context()) as f64 / seconds[seconds.len() / 2])
 }
 
 /// How many evaluations the steps can afford; with all held-out sequences, whose number is not known here, as many as

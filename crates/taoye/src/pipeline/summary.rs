@@ -1,35 +1,24 @@
 //! The end of a run: the table that a person reads, the report, the JSON object, and what to do next.
 
 use super::Run;
-use super::scores::{BaseScores, Exchange, FamilyScore, FinalScores, mean_accuracy};
+use super::scores::{BaseScores, Exchange, FinalScores};
 use anyhow::Result;
-use serde_json::json;
+use eval::bits::BitsPerByte;
+use eval::tasks::FamilyScore;
+use serde_json::{Value, json};
 use std::fmt::Write;
-use train::report::{Block, Label, Language, Report, Section, Table, render, stage};
+use train::report::{Block, Label, Language, Report, Section, StageSummary, Table, render, stage};
 use train::{Event, read_events};
 
 impl Run<'_> {
     /// Prints the table and writes `report.html` and `summary.json`.
     pub(super) fn summarise(&self, before: &BaseScores, after: &FinalScores) -> Result<()> {
         let events = read_events(&self.folder.events())?;
-        let stages = ["pretrain", "finetune"].map(|name| train::report::StageSummary::of(name, &events));
+        let stages = ["pretrain", "finetune"].map(|name| StageSummary::of(name, &events));
         base::fs::write_bytes(
             &self.folder.report(),
             render(&self.report(before, after, &events)).as_bytes(),
         )?;
-        let stage_json = |summary: &train::report::StageSummary| {
-            json!({
-                "steps": summary.steps,
-                "tokens": summary.tokens,
-                "seconds": summary.step_seconds,
-                "time": summary.time,
-                "overhead": summary.time.overhead(summary.step_seconds),
-                "tokens_per_s": summary.tokens_per_s,
-                "share_of_peak": summary.share_of_peak,
-                "loss": summary.loss,
-                "evaluation_loss": summary.evaluation_loss,
-            })
-        };
         let summary = json!({
             "run": self.folder.path(),
             "model": self.folder.model(),
@@ -39,8 +28,8 @@ impl Run<'_> {
             "bits": before.bits,
             "tasks_before": before.tasks,
             "tasks_after": after.tasks,
-            "accuracy_before": mean_accuracy(&before.tasks),
-            "accuracy_after": mean_accuracy(&after.tasks),
+            "accuracy_before": before.tasks.mean_accuracy(),
+            "accuracy_after": after.tasks.mean_accuracy(),
             "stage_seconds": self.seconds.iter().map(|(name, seconds)| json!([name, seconds])).collect::<Vec<_>>(),
             "seconds": self.seconds_gone(),
             "peak_rss_bytes": base::machine::peak_rss_bytes(),
@@ -64,7 +53,7 @@ impl Run<'_> {
         &self,
         before: &BaseScores,
         after: &FinalScores,
-        stages: &[Option<train::report::StageSummary>; 2],
+        stages: &[Option<StageSummary>; 2],
     ) -> String {
         let mut text = String::from("\n");
         let line = |text: &mut String, name: &str, value: &str| {
@@ -88,11 +77,11 @@ impl Run<'_> {
             line(&mut text, name, &value);
         }
         let _ = writeln!(text, "\n  exact answers               before   after");
-        for (first, second) in before.tasks.iter().zip(&after.tasks) {
+        for (first, second) in before.tasks.families.iter().zip(&after.tasks.families) {
             let (name, first) = percent(first);
             line(&mut text, &name, &format!("{first:>5} %  {:>5} %", percent(second).1));
         }
-        let (first, second) = (100.0 * mean_accuracy(&before.tasks), 100.0 * mean_accuracy(&after.tasks));
+        let (first, second) = (100.0 * before.tasks.mean_accuracy(), 100.0 * after.tasks.mean_accuracy());
         line(&mut text, "mean", &format!("{first:>5.1} %  {second:>5.1} %"));
         let _ = writeln!(text, "\n  seconds");
         for (name, seconds) in &self.seconds {
@@ -118,16 +107,7 @@ impl Run<'_> {
     fn report(&self, before: &BaseScores, after: &FinalScores, events: &[Event]) -> Report {
         let mut results = Vec::new();
         if let Some(bits) = &before.bits {
-            let row =
-                |en: &str, zh: &str, value: f64| vec![Label::new(en, zh), Label::same(format!("{value:.3}"))];
-            results.push(Block::Table(Table {
-                head: Vec::new(),
-                rows: vec![
-                    row("Bits per byte, held-out documents", "留出文档每字节比特数", bits.bits_per_byte),
-                    row("The same, zstd -19", "同上,zstd -19", bits.zstd_bits_per_byte),
-                    row("Ratio", "比值", bits.ratio),
-                ],
-            }));
+            results.push(Block::Table(Table { head: Vec::new(), rows: bits_rows(bits) }));
         }
         results.push(Block::Table(Table {
             head: vec![
@@ -137,22 +117,14 @@ impl Run<'_> {
             ],
             rows: before
                 .tasks
+                .families
                 .iter()
-                .zip(&after.tasks)
+                .zip(&after.tasks.families)
                 .map(|(first, second)| [percent(first).0, percent(first).1, percent(second).1])
                 .map(|cells| cells.map(Label::same).to_vec())
                 .collect(),
         }));
-        let seconds = self.seconds.iter().map(|(name, seconds)| {
-            vec![
-                Label::same(*name),
-                Label::same(seconds.map_or("–".into(), |seconds| format!("{seconds:.1}"))),
-            ]
-        });
-        results.push(Block::Table(Table {
-            head: vec![Label::new("Stage", "阶段"), Label::new("seconds", "秒")],
-            rows: seconds.collect(),
-        }));
+        results.push(Block::Table(seconds_table(&self.seconds)));
         let samples = before.samples.iter().chain(&after.samples).map(|exchange| Block::Sample {
             caption: Label::same(exchange.prompt.clone()),
             text: exchange.answer.clone(),
@@ -170,13 +142,48 @@ impl Run<'_> {
     }
 }
 
-/// The family's name and its accuracy in percent.
-fn percent(score: &FamilyScore) -> (String, String) {
-    let percent = 100.0 * score.correct as f64 / score.items.max(1) as f64;
-    (score.family.clone(), format!("{percent:.1}"))
+/// A stage's figures for `summary.json`.
+pub(super) fn stage_json(summary: &StageSummary) -> Value {
+    json!({
+        "steps": summary.steps,
+        "tokens": summary.tokens,
+        "seconds": summary.step_seconds,
+        "time": summary.time,
+        "overhead": summary.time.overhead(summary.step_seconds),
+        "tokens_per_s": summary.tokens_per_s,
+        "share_of_peak": summary.share_of_peak,
+        "first_loss": summary.first_loss,
+        "loss": summary.loss,
+        "first_evaluation_loss": summary.first_evaluation_loss,
+        "evaluation_loss": summary.evaluation_loss,
+    })
 }
 
-fn sample_text(exchange: &Exchange) -> String {
+/// Rows of a report's table on bits per byte.
+pub(super) fn bits_rows(bits: &BitsPerByte) -> Vec<Vec<Label>> {
+    let row = |en: &str, zh: &str, value: f64| vec![Label::new(en, zh), Label::same(format!("{value:.3}"))];
+    vec![
+        row("Bits per byte, held-out documents", "留出文档每字节比特数", bits.bits_per_byte),
+        row("The same, zstd -19", "同上,zstd -19", bits.zstd_bits_per_byte),
+        row("Ratio", "比值", bits.ratio),
+    ]
+}
+
+/// A report's table of what took how long.
+pub(super) fn seconds_table(seconds: &[(&'static str, Option<f64>)]) -> Table {
+    let rows = seconds.iter().map(|(name, seconds)| {
+        let seconds = seconds.map_or("–".into(), |seconds| format!("{seconds:.1}"));
+        vec![Label::same(*name), Label::same(seconds)]
+    });
+    Table { head: vec![Label::new("Stage", "阶段"), Label::new("seconds", "秒")], rows: rows.collect() }
+}
+
+/// The family's name and its accuracy in percent.
+fn percent(score: &FamilyScore) -> (String, String) {
+    (score.family.name().to_owned(), format!("{:.1}", 100.0 * score.accuracy()))
+}
+
+pub(super) fn sample_text(exchange: &Exchange) -> String {
     let mark = match exchange.correct {
         Some(true) => "✓ ",
         Some(false) => "✗ ",

@@ -14,9 +14,13 @@ fn weights(step: usize) -> Vec<f32> {
     (0..ELEMENTS).map(|index| (index * step) as f32 * 0.37 - 5.0).collect()
 }
 
+fn at(step: usize) -> At {
+    At { step, samples: 10 * step as u64, course: Course::default() }
+}
+
 fn save(store: &Store, step: usize) -> Result<u64> {
     let buffers: [(&str, &[f32]); 2] = [("weights", &weights(step)), ("first_moment", &[step as f32])];
-    store.save((step, 10 * step as u64), &identity(), &buffers)
+    store.save(&at(step), &identity(), &buffers)
 }
 
 fn load(store: &Store, run: &Identity) -> Result<Option<(Loaded, Vec<f32>, f32)>> {
@@ -46,8 +50,8 @@ fn the_newest_comes_back_bit_for_bit_and_older_ones_go() {
     let (_folder, store) = store(&[3, 7, 12], 2);
     assert_eq!(names(&store), ["step-00000007", "step-00000012"]);
     let (loaded, read, moment) = load(&store, &identity()).unwrap().unwrap();
-    assert_eq!((loaded.step, moment), (12, 12.0));
-    assert_eq!(read_header(&store.path(12)).unwrap().samples, 120);
+    assert_eq!((loaded.at.step, moment), (12, 12.0));
+    assert_eq!(read_header(&store.path(12)).unwrap().at.samples, 120);
     assert!(read.iter().zip(weights(12)).all(|(read, saved)| read.to_bits() == saved.to_bits()));
     assert!(loaded.damaged.is_empty());
     store.forget_after(7).unwrap();
@@ -64,7 +68,7 @@ fn nothing_there_is_no_error() {
 fn special_values_survive() {
     let (_folder, store) = store(&[], 1);
     let odd = [f32::NAN, f32::NEG_INFINITY, -0.0, f32::MIN_POSITIVE / 2.0];
-    store.save((1, 1), &identity(), &[("weights", &odd)]).unwrap();
+    store.save(&at(1), &identity(), &[("weights", &odd)]).unwrap();
     let mut read = [0.0; 4];
     store.load(&identity(), &mut [("weights", &mut read)]).unwrap().unwrap();
     assert_eq!(read.map(f32::to_bits), odd.map(f32::to_bits));
@@ -106,7 +110,7 @@ fn a_damaged_newest_falls_back_and_says_so() {
         let (_folder, store) = store(&[5, 9], 3);
         damage(&store.path(9));
         let (loaded, read, _) = load(&store, &identity()).unwrap().unwrap();
-        assert_eq!((loaded.step, read == weights(5)), (5, true), "{name}");
+        assert_eq!((loaded.at.step, read == weights(5)), (5, true), "{name}");
         assert_eq!(loaded.damaged.len(), 1, "{name}");
         assert!(loaded.damaged[0].contains("step-00000009 is damaged: "), "{name}: {:?}", loaded.damaged);
     }
@@ -170,7 +174,7 @@ fn a_full_disk_leaves_the_previous_checkpoint_and_nothing_else() {
     let unsynced: Create = |_| Err(io::ErrorKind::StorageFull.into());
     for create in [full, unsynced] {
         let buffers: [(&str, &[f32]); 1] = [("weights", &weights(6))];
-        let error = store.save_with(create, (6, 60), &identity(), &buffers).unwrap_err().to_string();
+        let error = store.save_with(create, &at(6), &identity(), &buffers).unwrap_err().to_string();
         assert!(error.contains("step-00000006") && error.contains("step-00000005 is untouched"), "{error}");
         assert_eq!(names(&store), ["step-00000005"]);
     }
@@ -186,7 +190,7 @@ fn what_a_kill_left_half_written_is_removed_and_never_read() {
     }
     let store = Store::open(&store.folder, 2).unwrap();
     assert_eq!(names(&store), ["step-00000005"]);
-    assert_eq!(load(&store, &identity()).unwrap().unwrap().0.step, 5);
+    assert_eq!(load(&store, &identity()).unwrap().unwrap().0.at.step, 5);
 }
 
 #[test]

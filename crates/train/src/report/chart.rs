@@ -10,7 +10,7 @@ pub struct Chart {
     pub title: Label,
     /// The values' unit; empty for none.
     pub unit: Label,
-    /// At most four curves.
+    /// At most eight curves.
     pub series: Vec<Series>,
 }
 
@@ -56,7 +56,16 @@ impl Series {
 /// A step and its value, or a place in the drawing.
 type Point = (f64, f64);
 
-const COLOURS: [&str; 4] = ["var(--first)", "var(--second)", "var(--third)", "var(--fourth)"];
+pub(super) const COLOURS: [&str; 8] = [
+    "var(--first)",
+    "var(--second)",
+    "var(--third)",
+    "var(--fourth)",
+    "var(--fifth)",
+    "var(--sixth)",
+    "var(--seventh)",
+    "var(--eighth)",
+];
 const WIDTH: f64 = 640.0;
 const HEIGHT: f64 = 280.0;
 const LEFT: f64 = 58.0;

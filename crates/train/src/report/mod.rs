@@ -2,13 +2,15 @@
 //! no network and runs no script.
 //!
 //! [`render`] lays out sections of labelled blocks; [`stage`] makes the section of a training stage from its
-//! events. It must not know where files lie, nor what the stages of a recipe are.
+//! events, [`compare`] that of the same stage of several runs. It must not know where files lie, nor what the stages of a recipe are.
 
 mod axis;
 mod chart;
+mod compare;
 mod stage;
 
 pub use chart::{Chart, Series, Style};
+pub use compare::{Compared, RUNS_MAX, compare};
 pub(crate) use stage::median;
 pub use stage::{StageSummary, StageTime, stage};
 
@@ -203,9 +205,11 @@ fn escape(text: &str) -> String {
 /// Colours are checked for contrast in both schemes: text ≥ 7:1, lines ≥ 3:1.
 const STYLE: &str = "
 :root { color-scheme: light dark; --page: #fbfaf8; --card: #ffffff; --ink: #1d1c1a; --soft: #5a5852;
-  --line: #dcd9d2; --first: #1f5fa8; --second: #b4481e; --third: #2d7a46; --fourth: #7a4a9c; }
+  --line: #dcd9d2; --first: #1f5fa8; --second: #b4481e; --third: #2d7a46; --fourth: #7a4a9c;
+  --fifth: #8a6d00; --sixth: #0f7c80; --seventh: #b0256b; --eighth: #666259; }
 @media (prefers-color-scheme: dark) { :root { --page: #151412; --card: #1e1d1a; --ink: #eceae4; --soft: #b3afa6;
-  --line: #3a3833; --first: #7ab0ee; --second: #ef9468; --third: #7cc795; --fourth: #c79ee3; } }
+  --line: #3a3833; --first: #7ab0ee; --second: #ef9468; --third: #7cc795; --fourth: #c79ee3;
+  --fifth: #d9bc4a; --sixth: #5fc7cb; --seventh: #f08fbd; --eighth: #b0aba0; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 76rem; padding: 1.5rem; background: var(--page); color: var(--ink);
   font: 16px/1.55 system-ui, 'Noto Sans CJK SC', 'Noto Sans SC', 'PingFang SC', 'Microsoft YaHei', sans-serif; }

@@ -19,10 +19,16 @@ pub struct StageSummary {
     pub tokens_per_s: f64,
     /// Median share of the arithmetic peak, where it is known.
     pub share_of_peak: Option<f64>,
+    /// Training loss of the first step, in nats.
+    pub first_loss: f64,
     /// Mean training loss over the last twentieth of the steps, in nats.
     pub loss: f64,
+    /// The first evaluation's loss, in nats; of given weights that is the one before any step.
+    pub first_evaluation_loss: Option<f64>,
     /// The last evaluation's loss, in nats.
     pub evaluation_loss: Option<f64>,
+    /// Step and loss of the best evaluation after a step.
+    pub best_evaluation: Option<(usize, f64)>,
 }
 
 /// Seconds of a stage beside the arithmetic of its steps.
@@ -77,8 +83,11 @@ impl StageSummary {
             time: StageTime::of(name, events),
             tokens_per_s: median(metrics.iter().map(|step| step.tokens_per_s).collect())?,
             share_of_peak: median(shares),
+            first_loss: metrics[0].loss,
             loss: tail.iter().map(|step| step.loss).sum::<f64>() / tail.len() as f64,
+            first_evaluation_loss: evaluations_of(name, events).first().map(|evaluation| evaluation.1),
             evaluation_loss: evaluations_of(name, events).last().map(|evaluation| evaluation.1),
+            best_evaluation: best_of(name, events),
         })
     }
 
@@ -101,6 +110,10 @@ impl StageSummary {
         if let Some(loss) = self.evaluation_loss {
             rows.push(row("Evaluation loss (last)", "评测损失(最后)", format!("{loss:.4}")));
         }
+        if let Some((step, loss)) = self.best_evaluation {
+            let value = format!("{loss:.4} (step {step})");
+            rows.push(row("Evaluation loss (best)", "评测损失(最好)", value));
+        }
         if let Some(share) = self.share_of_peak {
             rows.push(row("Share of arithmetic peak", "算力峰值占比", format!("{:.1} %", 100.0 * share)));
         }
@@ -113,7 +126,7 @@ pub fn stage(title: Label, name: &str, events: &[Event]) -> Section {
     let mut blocks: Vec<Block> =
         StageSummary::of(name, events).map(|s| Block::Table(s.table())).into_iter().collect();
     for event in events.iter().filter(|event| event.stage == name) {
-        if let Kind::Notice { message } = &event.kind {
+        if let Kind::Notice { message } | Kind::Failed { message } = &event.kind {
             blocks.push(Block::Text(Label::new(
                 format!("Notice at step {}: {message}", event.step),
                 format!("第 {} 步的提示:{message}", event.step),
@@ -167,7 +180,7 @@ fn charts(name: &str, events: &[Event]) -> Vec<Chart> {
     charts
 }
 
-fn steps_of<'a>(name: &str, events: &'a [Event]) -> Vec<(usize, &'a StepMetrics)> {
+pub(super) fn steps_of<'a>(name: &str, events: &'a [Event]) -> Vec<(usize, &'a StepMetrics)> {
     let of_stage = events.iter().filter(|event| event.stage == name);
     let steps = of_stage.filter_map(|event| match &event.kind {
         Kind::Step(metrics) => Some((event.step, metrics)),
@@ -176,7 +189,7 @@ fn steps_of<'a>(name: &str, events: &'a [Event]) -> Vec<(usize, &'a StepMetrics)
     steps.collect()
 }
 
-fn evaluations_of(name: &str, events: &[Event]) -> Vec<(usize, f64)> {
+pub(super) fn evaluations_of(name: &str, events: &[Event]) -> Vec<(usize, f64)> {
     let of_stage = events.iter().filter(|event| event.stage == name);
     let evaluations = of_stage.filter_map(|event| match event.kind {
         Kind::Evaluation { loss, .. } => Some((event.step, loss)),
@@ -185,13 +198,22 @@ fn evaluations_of(name: &str, events: &[Event]) -> Vec<(usize, f64)> {
     evaluations.collect()
 }
 
+/// Step and loss of the last evaluation that was the best when it was made.
+fn best_of(name: &str, events: &[Event]) -> Option<(usize, f64)> {
+    let mut of_stage = events.iter().rev().filter(|event| event.stage == name);
+    of_stage.find_map(|event| match event.kind {
+        Kind::Evaluation { loss, is_best: true, .. } => Some((event.step, loss)),
+        _ => None,
+    })
+}
+
 /// The middle value, the upper of two; none of no values.
 pub(crate) fn median(mut values: Vec<f64>) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied()
 }
 
-fn thousands(number: u64) -> String {
+pub(super) fn thousands(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (index, digit) in digits.chars().enumerate() {
@@ -223,7 +245,7 @@ mod tests {
         };
         let mut events: Vec<Event> =
             (1..=40).map(|step| event("a", step, Kind::Step(metrics(41.0 - step as f64)))).collect();
-        events.push(event("a", 40, Kind::Evaluation { loss: 2.5, targets: 10, seconds: 0.1 }));
+        events.push(event("a", 40, Kind::Evaluation { loss: 2.5, targets: 10, is_best: true, seconds: 0.1 }));
         events.push(event("a", 40, Kind::Checkpoint { name: "step-40".into(), bytes: 1, seconds: 0.3 }));
         events.push(event("a", 40, Kind::Notice { message: "took <care>".into() }));
         events.push(event("b", 1, Kind::Step(metrics(9.0))));
@@ -240,6 +262,7 @@ mod tests {
         assert_eq!((evaluation_s, checkpoint_s), (0.1, 0.3));
         let overhead = summary.time.overhead(summary.step_seconds);
         assert!((overhead - 2.8 / 20.8).abs() < 1e-9, "{overhead}");
+        assert_eq!((summary.first_loss, summary.best_evaluation), (40.0, Some((40, 2.5))));
         assert_eq!(StageSummary::of("c", &events()), None);
     }
 

@@ -356,3 +356,113 @@ fn stages_share_a_journal_and_forget_only_their_own_events() {
     assert_eq!(case.curve(), curve, "a run from the start replaces its events");
     assert_eq!(case.events()[0], foreign);
 }
+
+/// Evaluations that get worse after some steps: the training data are few and random.
+fn overfitting(folder: &Path) -> Case<'_> {
+    let mut case = Case { train: samples(1, 2), ..Case::new(folder) };
+    (case.options.steps, case.options.eval_every) = (30, 2);
+    (case.options.patience, case.options.keep_best) = (3, true);
+    case.options.optimiser.learning_rate = 0.03;
+    case
+}
+
+#[test]
+fn it_stops_early_and_returns_the_best_weights_wherever_it_was_killed() {
+    let root = tempfile::tempdir().unwrap();
+    let folder = root.path().join("whole");
+    let whole = overfitting(&folder);
+    let mut moments = 0;
+    let outcome = whole.run(&mut |_| {
+        copy(whole.folder, &root.path().join(format!("killed-{moments}")));
+        moments += 1;
+        ControlFlow::Continue(())
+    });
+    let Outcome::Finished(expected) = outcome.unwrap() else { panic!("nobody asked for a stop") };
+    let (best, loss) = expected.summary.best_evaluation.unwrap();
+    assert_eq!(expected.summary.steps, best + 3 * 2, "three evaluations after the best one");
+    assert!(expected.summary.steps < 30);
+    // The weights are those that a run of that many steps at the same rates has: those of its last evaluation.
+    let losses: Vec<f64> = whole
+        .events()
+        .iter()
+        .filter_map(|event| match event.kind {
+            Kind::Evaluation { loss, .. } => Some(loss),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(losses.iter().copied().fold(f64::INFINITY, f64::min), loss);
+    let device = Device::cpu(2, Isa::detect()).unwrap();
+    let parameters = Parameters { decoder: model::Decoder::new(config()), flat: expected.parameters.flat.clone() };
+    let mut trainer = Trainer::new(&device, parameters, &whole.options).unwrap();
+    assert_eq!(trainer.evaluate(&samples(2, 5), 5).unwrap().0, loss);
+    for moment in 0..moments {
+        let folder = root.path().join(format!("killed-{moment}"));
+        let resumed = overfitting(&folder);
+        let finished = resumed.finish();
+        assert!(weights(&finished) == weights(&expected), "moment {moment} from {:?}", finished.resumed_from);
+        assert_eq!(resumed.curve(), whole.curve(), "moment {moment}");
+    }
+    let again = whole.finish();
+    assert!(weights(&again) == weights(&expected));
+    let notices = whole.events().into_iter().filter(|event| matches!(event.kind, Kind::Notice { .. }));
+    assert_eq!(notices.count(), 2, "why it ended, and whose weights they are; once each");
+}
+
+#[test]
+fn the_best_weights_gone_or_nothing_to_evaluate_on_is_refused() {
+    let root = tempfile::tempdir().unwrap();
+    let case = overfitting(root.path());
+    let (best, _) = case.finish().summary.best_evaluation.unwrap();
+    let path = root.path().join(format!("checkpoints/best-{best:08}/trained.f32"));
+    let bytes = fs::read(&path).unwrap();
+    fs::write(&path, &bytes[..bytes.len() - 4]).unwrap();
+    let message = case.run(&mut |_| ControlFlow::Continue(())).err().unwrap().to_string();
+    assert!(message.contains(&format!("best-{best:08}")), "{message}");
+}
+
+fn exploding(folder: &Path) -> Case<'_> {
+    let mut case = Case::new(folder);
+    case.options.optimiser.learning_rate = 3.0;
+    case.options.schedule.warmup_steps = 0;
+    (case.options.steps, case.options.explosion_steps) = (40, 4);
+    case.options.checkpoint_every = 1;
+    case
+}
+
+#[test]
+fn an_exploding_loss_stops_it_at_the_same_step_wherever_it_was_stopped_before() {
+    let root = tempfile::tempdir().unwrap();
+    let folder = root.path().join("whole");
+    let whole = exploding(&folder);
+    let expected = whole.run(&mut |_| ControlFlow::Continue(())).err().unwrap();
+    let Error::Exploded { step, steps, ref tensor, ref kept, .. } = expected else { panic!("{expected}") };
+    assert!(steps == 4 && step < 40 && tensor.contains("model."), "{expected}");
+    let good = step - steps;
+    assert!(kept.contains(&format!("step-{good:08} is untouched")), "{expected}");
+    assert!(folder.join(format!("checkpoints/step-{good:08}/header.json")).is_file());
+    for stop_at in [1, good, step - 2, step - 1] {
+        let folder = root.path().join(format!("stopped-{stop_at}"));
+        let case = exploding(&folder);
+        let outcome = case.run(&mut |event| match event.step == stop_at {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        });
+        assert!(matches!(outcome, Ok(Outcome::Interrupted { .. })), "stopped at {stop_at}");
+        let error = case.run(&mut |_| ControlFlow::Continue(())).err().unwrap();
+        let Error::Exploded { step: again, .. } = error else { panic!("{error}") };
+        assert_eq!(again, step, "stopped at {stop_at}");
+    }
+}
+
+#[test]
+fn a_model_beyond_the_memory_is_refused_before_anything_is_written() {
+    let root = tempfile::tempdir().unwrap();
+    // 41 TB of weights.
+    let init: fn(&Device) -> Init = |_| Init::Random(Config::llama(41, 1 << 16, 200, 512));
+    let case = Case { init, ..Case::new(root.path()) };
+    let error = case.run(&mut |_| ControlFlow::Continue(())).err().unwrap();
+    assert!(matches!(error, Error::Memory(_)), "{error}");
+    let message = error.to_string();
+    assert!(message.contains("TB") || message.contains("TiB"), "{message}");
+    assert!(!root.path().join("checkpoints").exists() && !root.path().join("events.jsonl").exists());
+}
