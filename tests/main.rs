@@ -8,6 +8,7 @@ mod bad_input;
 mod harness;
 mod http;
 mod resume;
+mod runs;
 mod serving;
 mod speedrun;
 mod tuning;

@@ -20,7 +20,7 @@ const ENCODE_BYTES: usize = 20_000_000;
 /// # Errors
 /// When the input cannot be read or holds no text.
 pub fn run(context: &Context, flags: &BenchTokenizer) -> Result<()> {
-    let texts = texts::read(&flags.inputs, flags.megabytes.saturating_mul(1_000_000))?;
+    let texts = texts::read(context, &flags.inputs, flags.megabytes.saturating_mul(1_000_000))?;
     let bytes: usize = texts.iter().map(String::len).sum();
     ensure!(bytes > 0, "the input holds no text");
     let options = TrainOptions { vocab_size: flags.vocab_size, ..TrainOptions::default() };

@@ -26,7 +26,7 @@ pub fn run(context: &Context, command: &Eval) -> Result<()> {
 }
 
 fn bits_per_byte(context: &Context, flags: &EvalBits) -> Result<()> {
-    let texts = texts::read(&flags.inputs, u64::MAX)?;
+    let texts = texts::read(context, &flags.inputs, u64::MAX)?;
     let lengths: Vec<u64> = texts.iter().map(|text| text.len() as u64).collect();
     let chosen = bits::choose_documents(&lengths, flags.kilobytes.saturating_mul(1000), 1);
     let texts: Vec<String> = chosen.into_iter().map(|index| texts[index].clone()).collect();

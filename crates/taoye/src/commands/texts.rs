@@ -1,5 +1,6 @@
 //! Texts from what a command was given: files, folders, documents as JSON lines, or the default corpus.
 
+use crate::context::Context;
 use anyhow::{Result, bail};
 use corpus::source::{cargo_registry, list_folders, read_file};
 use std::path::{Path, PathBuf};
@@ -7,29 +8,41 @@ use std::path::{Path, PathBuf};
 /// Longest text that is read, in bytes.
 const TEXT_BYTES_MAX: u64 = 64 << 20;
 
-/// Reads texts of `inputs` (none: the local Cargo registry) up to about `budget_bytes`, as they are.
+/// Files that are named when they could not be read.
+const NAMED_MAX: usize = 5;
+
+/// Reads texts of `inputs` (none: the local Cargo registry) up to about `budget_bytes`, as they are, and says what could
+/// not be read.
 ///
 /// # Errors
 /// When an input is missing, or nothing readable is in it.
-pub fn read(inputs: &[PathBuf], budget_bytes: u64) -> Result<Vec<String>> {
+pub fn read(context: &Context, inputs: &[PathBuf], budget_bytes: u64) -> Result<Vec<String>> {
     let listing = match inputs {
         [] => cargo_registry::find(Path::new("."))?,
         inputs => list_folders(inputs)?,
     };
-    let (mut texts, mut bytes) = (Vec::new(), 0);
+    let (mut texts, mut passed_over, mut bytes) = (Vec::new(), Vec::new(), 0);
     for file in &listing.files {
         read_file(file, TEXT_BYTES_MAX, &mut |document| {
-            if let Ok(document) = document
-                && !document.text.is_empty()
-            {
-                bytes += document.text.len() as u64;
-                texts.push(document.text);
+            match document {
+                Ok(document) if document.text.is_empty() => {}
+                Ok(document) => {
+                    bytes += document.text.len() as u64;
+                    texts.push(document.text);
+                }
+                Err(dropped) => passed_over.push(format!("{} ({})", dropped.path, dropped.reason.name())),
             }
             bytes < budget_bytes
         });
         if bytes >= budget_bytes {
             break;
         }
+    }
+    if !passed_over.is_empty() {
+        let named = passed_over.iter().take(NAMED_MAX).cloned().collect::<Vec<_>>().join(", ");
+        let more = passed_over.len().saturating_sub(NAMED_MAX);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        context.say(&format!("not read: {named}{more}"));
     }
     if texts.is_empty() {
         bail!("no readable text in {}", listing.source);

@@ -20,7 +20,7 @@ pub fn run(context: &Context, command: &Command) -> Result<()> {
 }
 
 fn train(context: &Context, flags: &TokenizerTrain) -> Result<()> {
-    let texts = texts::read(&flags.inputs, u64::MAX)?;
+    let texts = texts::read(context, &flags.inputs, u64::MAX)?;
     let options = TrainOptions { vocab_size: flags.vocab_size, ..TrainOptions::default() };
     let tokenizer = Tokenizer::train(&texts, &options, context.threads)?;
     base::fs::create_folder(&flags.out)?;

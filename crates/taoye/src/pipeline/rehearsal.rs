@@ -2,7 +2,6 @@
 //! the way lies in a folder of its own that is removed. It must not take an optimiser step that is kept.
 
 use super::sizing::measure;
-use crate::context::Context;
 use anyhow::Result;
 use base::progress::format_duration;
 use model::Config;
@@ -22,8 +21,6 @@ const MASKED: [&str; 2] = ["⟦", "⟧"];
 pub struct StagePlan<'a> {
     /// Its name.
     pub name: &'a str,
-    /// What it starts from.
-    pub start: Init,
     /// The model's shape.
     pub config: &'a Config,
     /// Memory that it needs.
@@ -68,38 +65,54 @@ impl Drop for Scratch {
     }
 }
 
+/// What was found out about a stage.
+struct Found {
+    tokens_per_s: f64,
+    seconds: f64,
+    free_bytes: Option<u64>,
+    rates: Vec<(usize, f64)>,
+    batch: Vec<Shown>,
+}
+
 /// What a stage would take, as text and as JSON.
 ///
 /// # Errors
 /// [`train::Error::Memory`] when the machine has too little; else as a step of the stage.
-pub fn describe(context: &Context, device: &Device, plan: StagePlan<'_>) -> Result<(String, Value)> {
-    let StagePlan { name, start, config, estimate, options, samples, tokenizer, epochs } = plan;
+pub fn describe(device: &Device, start: Init, plan: &StagePlan<'_>) -> Result<(String, Value)> {
+    let options = plan.options;
     let free_bytes = base::machine::memory_available_bytes();
     if let Some(free) = free_bytes {
-        estimate.check(free).map_err(train::Error::from)?;
+        plan.estimate.check(free).map_err(train::Error::from)?;
     }
-    let tokens_per_s = measure(device, start, options, samples)?;
-    let seconds = (options.steps * options.batch_tokens()) as f64 / tokens_per_s;
-    let rates = learning_rates(options);
-    let batch = first_batch(options, samples, tokenizer);
-    let full = samples.tokens() as f64 / (samples.len() * samples.context()) as f64;
-    let mut text = format!("{name}\n");
+    let tokens_per_s = measure(device, start, options, plan.samples)?;
+    let found = Found {
+        tokens_per_s,
+        seconds: (options.steps * options.batch_tokens()) as f64 / tokens_per_s,
+        free_bytes,
+        rates: learning_rates(options),
+        batch: first_batch(options, plan.samples, plan.tokenizer),
+    };
+    Ok((text(plan, &found), json(plan, &found)))
+}
+
+fn text(plan: &StagePlan<'_>, found: &Found) -> String {
+    let StagePlan { samples, options, .. } = plan;
+    let mut text = format!("{}\n", plan.name);
     let mut line = |name: &str, value: String| {
         let _ = writeln!(text, "  {name:<16}{value}");
     };
-    line("parameters", format!("{:.2} M", config.parameter_count() as f64 / 1e6));
+    line("parameters", format!("{:.2} M", plan.config.parameter_count() as f64 / 1e6));
+    let (tokens, sequences) = (samples.tokens(), samples.len());
+    let full = 100.0 * tokens as f64 / (sequences * samples.context()) as f64;
     line(
         "data",
         format!(
-            "{} tokens of {} documents in {} sequences of {} ({:.1} % full)",
-            samples.tokens(),
+            "{tokens} tokens of {} documents in {sequences} sequences of {} ({full:.1} % full)",
             samples.documents(),
-            samples.len(),
             samples.context(),
-            100.0 * full
         ),
     );
-    let times = epochs.map_or(String::new(), |epochs| format!(", {epochs:.2} times through the data"));
+    let times = plan.epochs.map_or(String::new(), |epochs| format!(", {epochs:.2} times through the data"));
     line(
         "steps",
         format!(
@@ -111,20 +124,26 @@ pub fn describe(context: &Context, device: &Device, plan: StagePlan<'_>) -> Resu
             options.micro_batch()
         ),
     );
-    let duration = format_duration(Duration::from_secs_f64(seconds));
-    line("time", format!("about {duration} at {tokens_per_s:.0} tokens/s, measured here; evaluations not counted"));
-    let free = free_bytes.map_or(String::new(), |bytes| format!("; {} are free", size(bytes)));
-    line("memory", format!("{}{free}", size(estimate.total_bytes())));
-    for item in estimate.items.iter().filter(|item| item.bytes > 0) {
+    let duration = format_duration(Duration::from_secs_f64(found.seconds));
+    let speed = found.tokens_per_s;
+    line("time", format!("about {duration} at {speed:.0} tokens/s, measured here; evaluations not counted"));
+    let free = found.free_bytes.map_or(String::new(), |bytes| format!("; {} are free", size(bytes)));
+    line("memory", format!("{}{free}", size(plan.estimate.total_bytes())));
+    for item in plan.estimate.items.iter().filter(|item| item.bytes > 0) {
         line("", format!("{:<18}{:>10}  {}", item.name, size(item.bytes), item.formula));
     }
-    let shown = rates.iter().map(|(step, rate)| format!("{rate:.2e} at {step}"));
-    line("learning rate", format!("{}: {}", course(options), shown.collect::<Vec<_>>().join(", ")));
-    let _ = writeln!(text, "\n  first batch, with {}what is seen but not learned{} so marked", MASKED[0], MASKED[1]);
-    text.push_str(&batch_text(&batch));
-    let value = json!({
-        "stage": name,
-        "parameters": config.parameter_count(),
+    let shown: Vec<String> = found.rates.iter().map(|(step, rate)| format!("{rate:.2e} at {step}")).collect();
+    line("learning rate", format!("{}: {}", course(options), shown.join(", ")));
+    let _ = writeln!(text, "\n  first batch; what is seen but not learned stands in {}{}", MASKED[0], MASKED[1]);
+    text + &batch_text(&found.batch)
+}
+
+fn json(plan: &StagePlan<'_>, found: &Found) -> Value {
+    let StagePlan { samples, options, .. } = plan;
+    let memory = plan.estimate.items.iter().map(|item| json!([item.name, item.bytes]));
+    json!({
+        "stage": plan.name,
+        "parameters": plan.config.parameter_count(),
         "tokens": samples.tokens(),
         "documents": samples.documents(),
         "sequences": samples.len(),
@@ -132,15 +151,14 @@ pub fn describe(context: &Context, device: &Device, plan: StagePlan<'_>) -> Resu
         "steps": options.steps,
         "batch_sequences": options.batch_sequences,
         "micro_batch_sequences": options.micro_batch(),
-        "epochs": epochs,
-        "tokens_per_s": tokens_per_s,
-        "seconds": seconds,
-        "memory_bytes": estimate.total_bytes(),
-        "memory": estimate.items.iter().map(|item| json!([item.name, item.bytes])).collect::<Vec<_>>(),
-        "learning_rates": rates,
-        "first_batch": batch.iter().map(sequence_json).collect::<Vec<_>>(),
-    });
-    Ok((text, value))
+        "epochs": plan.epochs,
+        "tokens_per_s": found.tokens_per_s,
+        "seconds": found.seconds,
+        "memory_bytes": plan.estimate.total_bytes(),
+        "memory": memory.collect::<Vec<_>>(),
+        "learning_rates": found.rates,
+        "first_batch": found.batch.iter().map(sequence_json).collect::<Vec<_>>(),
+    })
 }
 
 /// A packed sequence as texts.

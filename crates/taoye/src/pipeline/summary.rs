@@ -156,6 +156,7 @@ pub(super) fn stage_json(summary: &StageSummary) -> Value {
         "loss": summary.loss,
         "first_evaluation_loss": summary.first_evaluation_loss,
         "evaluation_loss": summary.evaluation_loss,
+        "best_evaluation": summary.best_evaluation,
     })
 }
 

@@ -121,8 +121,8 @@ impl Run<'_> {
         let config = self.config(tokenizer)?;
         let estimate = train::memory_estimate(&config, options, self.context.threads);
         let start = Init::Random(config.clone());
-        let plan = StagePlan { name, start, config: &config, estimate, options, samples, tokenizer, epochs };
-        rehearsal::describe(self.context, &self.device, plan)
+        let plan = StagePlan { name, config: &config, estimate, options, samples, tokenizer, epochs };
+        rehearsal::describe(&self.device, start, &plan)
     }
 
     fn peak_gflops(&self) -> Option<f64> {

@@ -82,7 +82,6 @@ impl Run<'_, Tuning> {
         let samples = self.sequences(&base, &data, options.context)?.train;
         let plan = StagePlan {
             name: STAGE,
-            start: self.start(&base, &options)?,
             config: &base.config,
             estimate: self.memory(&base.config, &options)?,
             options: &options,
@@ -90,7 +89,7 @@ impl Run<'_, Tuning> {
             tokenizer: &base.tokenizer,
             epochs: Some((options.steps * options.batch_sequences) as f64 / samples.len() as f64),
         };
-        let (text, value) = rehearsal::describe(self.context, &self.device, plan)?;
+        let (text, value) = rehearsal::describe(&self.device, self.start(&base, &options)?, &plan)?;
         self.context.print(&text, &json!({"stages": [value]}));
         Ok(())
     }
