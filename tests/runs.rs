@@ -29,15 +29,20 @@ fn a_dry_run_tells_everything_and_leaves_nothing() {
     let folder = Folder::new();
     folder.write_texts();
     folder.write("recipe.toml", RECIPE);
-    let answer = r#"{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho ho"}]}"#;
+    let answer =
+        r#"{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho ho"}]}"#;
     folder.write("chat.jsonl", format!("{answer}\n").repeat(4));
     let before = fs::read_dir(folder.path()).unwrap().count();
     let model = finished_run().join("model");
     let model = model.to_str().unwrap();
-    let chat = format!("train --init {model} --data chat.jsonl --lora-rank 2 --context 32 --batch 2 --dry-run");
+    let chat =
+        format!("train --init {model} --data chat.jsonl --lora-rank 2 --context 32 --batch 2 --dry-run");
     let parts = ["parameters", "sequences of", "tokens/s", "optimiser", "learning rate", "first batch"];
     for (arguments, more) in [
-        ("run recipe.toml --input texts --dry-run".to_owned(), &["pretrain", "finetune", "── next document ──", "⟦"][..]),
+        (
+            "run recipe.toml --input texts --dry-run".to_owned(),
+            &["pretrain", "finetune", "── next document ──", "⟦"][..],
+        ),
         ("speedrun texts --minutes 0.5 --dry-run".to_owned(), &["pretrain", "finetune"]),
         (chat, &["⟧ho ho<|im_end|>", "times through the data", "adapters"]),
     ] {
@@ -53,7 +58,9 @@ fn a_dry_run_tells_everything_and_leaves_nothing() {
     assert_eq!((&stages[0]["steps"], &stages[1]["steps"]), (&24.into(), &16.into()), "{stages}");
     assert_eq!(stages[0]["first_batch"].as_array().unwrap().len(), 4);
     // What a model does not fit into is refused, here as in a run.
-    let huge = RECIPE.replace("max_positions = 256", "max_positions = 100000000").replace("context = 128", "context = 100000000");
+    let huge = RECIPE
+        .replace("max_positions = 256", "max_positions = 100000000")
+        .replace("context = 128", "context = 100000000");
     folder.write("huge.toml", huge);
     for arguments in ["run huge.toml --input texts --dry-run", "run huge.toml --input texts --name huge"] {
         let finished = in_folder(&folder, arguments);
@@ -65,10 +72,13 @@ fn a_dry_run_tells_everything_and_leaves_nothing() {
 fn an_exploding_run_stops_says_where_and_is_listed_as_failed() {
     let folder = Folder::new();
     folder.write_texts();
-    let absurd = "--learning-rate 5 --warmup-share 0 --schedule constant --checkpoint-every 1 --explosion-steps 3";
+    let absurd =
+        "--learning-rate 5 --warmup-share 0 --schedule constant --checkpoint-every 1 --explosion-steps 3";
     let finished = run(&mut tune(&folder, &format!("--steps 60 --name absurd {absurd}")));
     assert_eq!(finished.status, Some(1), "{}", finished.all());
-    for part in ["nats above", "the largest gradient is that of model.", "step-", "is untouched", "learning rate"] {
+    for part in
+        ["nats above", "the largest gradient is that of model.", "step-", "is untouched", "learning rate"]
+    {
         assert!(finished.err.contains(part), "{part}: {}", finished.all());
     }
     let (_, rest) = finished.err.split_once("checkpoint ").unwrap();
@@ -78,7 +88,9 @@ fn an_exploding_run_stops_says_where_and_is_listed_as_failed() {
     let listed = in_folder(&folder, "runs");
     assert!(listed.out.contains("failed") && listed.out.contains("finished"), "{}", listed.all());
     let listed = last_json(&in_folder(&folder, "runs --json"));
-    let of = |name: &str| listed["runs"].as_array().unwrap().iter().find(|run| run["name"] == name).unwrap().clone();
+    let of = |name: &str| {
+        listed["runs"].as_array().unwrap().iter().find(|run| run["name"] == name).unwrap().clone()
+    };
     assert_eq!((&of("calm")["state"], &of("calm")["step"]), (&"finished".into(), &4.into()), "{listed}");
     assert_eq!(of("absurd")["state"], "failed");
     assert!(of("absurd")["failure"].as_str().unwrap().contains("nats above"), "{listed}");
@@ -122,7 +134,8 @@ fn a_run_is_watched_while_another_process_trains_it() {
 fn patience_ends_a_run_and_the_best_weights_are_kept() {
     let folder = Folder::new();
     folder.write_texts();
-    let arguments = "--steps 200 --eval-every 2 --patience 3 --keep-best --learning-rate 0.05 --name patient --json";
+    let arguments =
+        "--steps 200 --eval-every 2 --patience 3 --keep-best --learning-rate 0.05 --name patient --json";
     let finished = succeed(&mut tune(&folder, &format!("{arguments} --explosion-nats 0")));
     let figures = last_json(&finished)["train"].clone();
     let (steps, best) = (figures["steps"].as_u64().unwrap(), figures["best_evaluation"][0].as_u64().unwrap());

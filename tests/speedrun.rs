@@ -115,7 +115,9 @@ fn the_parts_work_alone() {
 #[test]
 fn help_names_every_command() {
     let help = succeed(&mut taoye(["--help"])).out;
-    for command in ["speedrun", "run", "train", "runs", "chat", "serve", "corpus", "tokenizer", "eval", "bench"] {
+    for command in
+        ["speedrun", "run", "train", "runs", "chat", "serve", "corpus", "tokenizer", "eval", "bench"]
+    {
         assert!(help.contains(&format!("\n  {command} ")), "{command}: {help}");
         let own = succeed(&mut taoye([command, "--help"])).out;
         assert!(own.contains("Usage: taoye"), "{own}");

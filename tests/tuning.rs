@@ -62,7 +62,8 @@ fn conversations(count: usize) -> String {
 fn documents_and_conversations_are_learned_and_the_model_is_used() {
     let case = Case::new();
     for (data, kind) in [("texts", "documents"), ("chat.jsonl", "chat")] {
-        let arguments = format!("--data {data} --name {kind} --steps 30 --learning-rate 0.01 --batch 4 --context 128");
+        let arguments =
+            format!("--data {data} --name {kind} --steps 30 --learning-rate 0.01 --batch 4 --context 128");
         let finished = succeed(&mut case.train(&arguments));
         for part in ["training loss", "evaluation loss", "samples", "taoye chat"] {
             assert!(finished.out.contains(part), "{part}: {}", finished.all());
@@ -118,7 +119,8 @@ fn flags_a_recipe_and_two_calls_end_in_the_same_bytes() {
 fn evaluation_data_and_epochs_are_as_told() {
     let case = Case::new();
     case.folder.write("held.jsonl", conversations(7));
-    let arguments = "--data chat.jsonl --eval-data held.jsonl --epochs 2 --batch 4 --context 64 --name told --json";
+    let arguments =
+        "--data chat.jsonl --eval-data held.jsonl --epochs 2 --batch 4 --context 64 --name told --json";
     let finished = succeed(&mut case.train(arguments));
     let summary: Value = serde_json::from_str(finished.out.trim()).unwrap();
     assert_eq!(summary["notices"][0], "60 conversations to learn, 7 held out");
@@ -152,11 +154,13 @@ fn what_cannot_be_learned_is_refused_where_it_stands() {
             assert!(finished.err.contains(part), "{data}: {part:?}: {}", finished.all());
         }
     }
-    let here = |arguments: &[&str]| {
-        run(taoye(arguments.iter().copied()).current_dir(folder.path()))
-    };
+    let here = |arguments: &[&str]| run(taoye(arguments.iter().copied()).current_dir(folder.path()));
     let model = finished_run().join("model");
-    for (name, part) in [("tokenizer.json", "tokenizer.json"), ("config.json", "config.json"), ("model.safetensors", "model.safetensors")] {
+    for (name, part) in [
+        ("tokenizer.json", "tokenizer.json"),
+        ("config.json", "config.json"),
+        ("model.safetensors", "model.safetensors"),
+    ] {
         let copy = folder.join("model");
         let _ = fs::remove_dir_all(&copy);
         crate::harness::copy(&model, &copy);
@@ -176,6 +180,10 @@ fn what_cannot_be_learned_is_refused_where_it_stands() {
         (&["train", "--init", "model", "--data", "chat.jsonl", "--optimiser", "sgd"], "sgd"),
     ] {
         let finished = here(arguments);
-        assert!(!matches!(finished.status, Some(0 | 101) | None) && finished.err.contains(part), "{}", finished.all());
+        assert!(
+            !matches!(finished.status, Some(0 | 101) | None) && finished.err.contains(part),
+            "{}",
+            finished.all()
+        );
     }
 }

@@ -132,13 +132,7 @@ impl Store {
         self.save_with(create, at, run, buffers)
     }
 
-    fn save_with(
-        &self,
-        create: Create,
-        at: &At,
-        run: &Identity,
-        buffers: &[(&str, &[f32])],
-    ) -> Result<u64> {
+    fn save_with(&self, create: Create, at: &At, run: &Identity, buffers: &[(&str, &[f32])]) -> Result<u64> {
         let bytes = self.write(create, &self.path(at.step), at, run, buffers)?;
         self.prune();
         Ok(bytes)

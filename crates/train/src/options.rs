@@ -200,7 +200,8 @@ impl TrainOptions {
 
     /// The options without what leaves the weights alone: two runs with equal ones end in the same bytes.
     pub fn deciding(&self) -> TrainOptions {
-        let evaluations = if self.heeds_evaluations() { (self.eval_every, self.eval_sequences) } else { (0, 0) };
+        let evaluations =
+            if self.heeds_evaluations() { (self.eval_every, self.eval_sequences) } else { (0, 0) };
         TrainOptions {
             micro_batch_sequences: 0,
             eval_every: evaluations.0,
@@ -260,7 +261,12 @@ impl TrainOptions {
         let divides = self.batch_sequences.is_multiple_of(self.micro_batch());
         ensure(divides, "micro_batch_sequences", self.micro_batch(), "a divisor of batch_sequences")?;
         let has_evaluations = self.patience == 0 || self.eval_every > 0;
-        ensure(has_evaluations, "eval_every", self.eval_every, "above 0, since `patience` counts evaluations")?;
+        ensure(
+            has_evaluations,
+            "eval_every",
+            self.eval_every,
+            "above 0, since `patience` counts evaluations",
+        )?;
         let course = self.schedule.warmup_steps + self.schedule.decay_steps;
         let fits = self.schedule.kind != ScheduleKind::WarmupStableDecay || course <= self.steps;
         ensure(fits, "schedule.decay_steps", self.schedule.decay_steps, "with warmup_steps at most steps")

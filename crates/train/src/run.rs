@@ -308,7 +308,9 @@ impl Running<'_> {
             ));
         }
         if self.options.keep_best {
-            messages.push(format!("the weights are those of step {best}, whose evaluation loss of {loss:.4} is the lowest"));
+            messages.push(format!(
+                "the weights are those of step {best}, whose evaluation loss of {loss:.4} is the lowest"
+            ));
         }
         for message in messages {
             self.progress.print_line(&format!("{}: {message}", self.name));
@@ -423,11 +425,7 @@ impl Running<'_> {
 
     /// How far the stage has come after `step`.
     fn at(&self, step: usize) -> At {
-        At {
-            step,
-            samples: step as u64 * self.options.batch_sequences as u64,
-            course: self.course.clone(),
-        }
+        At { step, samples: step as u64 * self.options.batch_sequences as u64, course: self.course.clone() }
     }
 
     fn should_stop(&self) -> bool {

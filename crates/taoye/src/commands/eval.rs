@@ -33,13 +33,8 @@ fn bits_per_byte(context: &Context, flags: &EvalBits) -> Result<()> {
     let device = context.device()?;
     let parameters = Parameters::load(&device, &flags.model)?;
     let tokenizer = Tokenizer::load(&flags.model)?;
-    let found = scores::bits_of(
-        &device,
-        &parameters,
-        &tokenizer,
-        &texts,
-        scores::widest(&parameters, &tokenizer)?,
-    )?;
+    let found =
+        scores::bits_of(&device, &parameters, &tokenizer, &texts, scores::widest(&parameters, &tokenizer)?)?;
     let text = format!(
         "{:.4} bits per byte ({:.3} × zstd -19: {:.4}) on {} documents, {} bytes, {} tokens",
         found.bits_per_byte,
@@ -60,8 +55,7 @@ fn tasks_accuracy(context: &Context, flags: &EvalTasks) -> Result<()> {
     let mut text = String::new();
     for score in &report.families {
         let (family, percent) = (score.family.name(), 100.0 * score.accuracy());
-        let _ =
-            writeln!(text, "{family:<20}{percent:>6.1} %  ({} of {})", score.correct, score.items);
+        let _ = writeln!(text, "{family:<20}{percent:>6.1} %  ({} of {})", score.correct, score.items);
     }
     let mut shown: BTreeMap<&str, usize> = BTreeMap::new();
     for (item, exchange) in items.iter().zip(&exchanges) {

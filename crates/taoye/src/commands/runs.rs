@@ -38,7 +38,8 @@ fn list(context: &Context, runs: &Path) -> Result<()> {
         true => format!("no runs in {}", runs.display()),
         false => table(&rows),
     };
-    let failures = states.iter().filter_map(|state| Some(format!("\n\n{}: {}", state.name, state.failure.as_ref()?)));
+    let failures =
+        states.iter().filter_map(|state| Some(format!("\n\n{}: {}", state.name, state.failure.as_ref()?)));
     let text = text + &failures.collect::<String>();
     context.print(&text, &json!({"runs": states.iter().map(json).collect::<Vec<_>>()}));
     Ok(())
@@ -104,7 +105,8 @@ fn ago(moment: SystemTime) -> String {
 /// Rows in columns as wide as their widest cell; those of numbers are set flush right.
 fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| plot::width(cell)).max();
+    let width =
+        |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| plot::width(cell)).max();
     let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
     let is_number = |column: usize| {
         let mut cells = rows.iter().skip(1).filter_map(|row| row.get(column));

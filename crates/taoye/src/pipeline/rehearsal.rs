@@ -12,7 +12,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tensor::Device;
 use token::Tokenizer;
-use train::{Init, OptimiserKind, PackedShards, Samples, ScheduleKind, Sequence, TrainOptions, sequence_index};
+use train::{
+    Init, OptimiserKind, PackedShards, Samples, ScheduleKind, Sequence, TrainOptions, sequence_index,
+};
 
 /// Encloses what a model sees but does not learn.
 const MASKED: [&str; 2] = ["⟦", "⟧"];
@@ -134,7 +136,8 @@ fn text(plan: &StagePlan<'_>, found: &Found) -> String {
     }
     let shown: Vec<String> = found.rates.iter().map(|(step, rate)| format!("{rate:.2e} at {step}")).collect();
     line("learning rate", format!("{}: {}", course(options), shown.join(", ")));
-    let _ = writeln!(text, "\n  first batch; what is seen but not learned stands in {}{}", MASKED[0], MASKED[1]);
+    let _ =
+        writeln!(text, "\n  first batch; what is seen but not learned stands in {}{}", MASKED[0], MASKED[1]);
     text + &batch_text(&found.batch)
 }
 
@@ -259,6 +262,8 @@ fn course(options: &TrainOptions) -> String {
     match schedule.kind {
         ScheduleKind::Constant => format!("{warmup}constant"),
         ScheduleKind::Cosine => format!("{warmup}cosine"),
-        ScheduleKind::WarmupStableDecay => format!("{warmup}constant, falling over the last {} steps", schedule.decay_steps),
+        ScheduleKind::WarmupStableDecay => {
+            format!("{warmup}constant, falling over the last {} steps", schedule.decay_steps)
+        }
     }
 }

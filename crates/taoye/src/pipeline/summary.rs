@@ -49,12 +49,7 @@ impl Run<'_> {
         model.map_or(0, |config| config.parameter_count())
     }
 
-    fn table(
-        &self,
-        before: &BaseScores,
-        after: &FinalScores,
-        stages: &[Option<StageSummary>; 2],
-    ) -> String {
+    fn table(&self, before: &BaseScores, after: &FinalScores, stages: &[Option<StageSummary>; 2]) -> String {
         let mut text = String::from("\n");
         let line = |text: &mut String, name: &str, value: &str| {
             let _ = writeln!(text, "  {name:<28}{value}");

@@ -1,8 +1,8 @@
 //! The stages that train: pretraining on documents, fine-tuning on tasks.
 
 use super::Run;
-use super::rehearsal::{self, StagePlan};
 use super::prepare::{HELD_OUT_SHARD, TASKS_SHARD, TRAIN_SHARD};
+use super::rehearsal::{self, StagePlan};
 use super::save_tokenizer;
 use anyhow::{Context as _, Result};
 use model::Parameters;

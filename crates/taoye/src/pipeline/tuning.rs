@@ -113,7 +113,8 @@ impl Run<'_, Tuning> {
                     }
                     None => {
                         let epochs = recipe.epochs.unwrap_or(data.kind.epochs());
-                        (epochs * sequences.train.len() as f64 / options.batch_sequences as f64).ceil() as usize
+                        (epochs * sequences.train.len() as f64 / options.batch_sequences as f64).ceil()
+                            as usize
                     }
                 });
             }
@@ -122,7 +123,8 @@ impl Run<'_, Tuning> {
                 peak_gflops: tensor::limits::fma_peak(self.device.exec()),
                 tokens_per_s,
             });
-            let text = format!("# Written by taoye: the recipe as run, all sizes decided.\n{}", recipe.to_toml()?);
+            let text =
+                format!("# Written by taoye: the recipe as run, all sizes decided.\n{}", recipe.to_toml()?);
             base::fs::write_bytes(&self.folder.recipe(), text.as_bytes())?;
             self.recipe = recipe;
         }
@@ -179,7 +181,8 @@ impl Run<'_, Tuning> {
             DataKind::Documents => Room::Fill,
             DataKind::Chat => Room::Leave,
         };
-        let open = |shard: &str| PackedShards::open(&[self.folder.join(shard)], &base.tokenizer, context, room);
+        let open =
+            |shard: &str| PackedShards::open(&[self.folder.join(shard)], &base.tokenizer, context, room);
         Ok(Sequences { train: open(TRAIN_SHARD)?, evaluation: some_samples(open(HELD_OUT_SHARD))? })
     }
 
@@ -221,7 +224,9 @@ impl Base {
         }
         let of_tokenizer = tokenizer.special(END_OF_TEXT).or(tokenizer.eos_id());
         let end = of_tokenizer.or(config.eos_token_ids.first().copied());
-        let end = end.with_context(|| format!("{}: neither tokenizer nor model names an end of text", folder.display()))?;
+        let end = end.with_context(|| {
+            format!("{}: neither tokenizer nor model names an end of text", folder.display())
+        })?;
         let start = tokenizer.special(END_OF_TEXT).or(config.bos_token_id).unwrap_or(end);
         let mut names = Vec::new();
         for entry in std::fs::read_dir(folder)? {
@@ -242,7 +247,8 @@ impl Base {
         for name in TOKENIZER_FILES {
             let from = self.folder.join(name);
             if from.exists() {
-                let bytes = std::fs::read(&from).with_context(|| format!("cannot read {}", from.display()))?;
+                let bytes =
+                    std::fs::read(&from).with_context(|| format!("cannot read {}", from.display()))?;
                 base::fs::write_bytes(&to.join(name), &bytes)?;
             }
         }

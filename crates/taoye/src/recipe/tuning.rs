@@ -285,10 +285,7 @@ impl Tuning {
                 bail!("`{key}` is {value}; it must be above 0");
             }
         }
-        let shares = [
-            ("held_out_share", self.held_out_share, 0.5),
-            ("warmup_share", self.warmup_share, 1.0),
-        ];
+        let shares = [("held_out_share", self.held_out_share, 0.5), ("warmup_share", self.warmup_share, 1.0)];
         for (key, value, most) in shares {
             if value.is_some_and(|value| !(0.0..=most).contains(&value)) {
                 bail!("`{key}` is {}; it must be from 0 to {most}", value.unwrap_or_default());
@@ -392,7 +389,10 @@ mod tests {
         let cases = [
             ("", "init = 'a'\ndata = ['x', 'y']\nepochs = 2.0\nbatch = 4\ncheckpointing = true"),
             ("steps = 5", "init = 'a'\ndata = ['x', 'y']\nsteps = 5\nbatch = 4\ncheckpointing = true"),
-            ("data = ['z']\nbatch = 2", "init = 'a'\ndata = ['z']\nepochs = 2.0\nbatch = 2\ncheckpointing = true"),
+            (
+                "data = ['z']\nbatch = 2",
+                "init = 'a'\ndata = ['z']\nepochs = 2.0\nbatch = 2\ncheckpointing = true",
+            ),
         ];
         for (flags, expected) in cases {
             assert_eq!(read(flags).over(recipe.clone()).unwrap(), read(expected), "{flags}");

@@ -20,8 +20,7 @@ pub struct Compared<'a> {
 
 /// The section of stage `name` of all runs that have it, at most [`RUNS_MAX`], under `title`.
 pub fn compare(title: Label, name: &str, runs: &[Compared<'_>]) -> Section {
-    let runs: Vec<&Compared<'_>> =
-        runs.iter().filter(|run| !steps_of(name, run.events).is_empty()).collect();
+    let runs: Vec<&Compared<'_>> = runs.iter().filter(|run| !steps_of(name, run.events).is_empty()).collect();
     let chart = |title: Label, unit: Label, points: &dyn Fn(&[Event]) -> Vec<(f64, f64)>, smoothed: bool| {
         let series = runs.iter().map(|run| {
             let (name, points) = (Label::same(run.name), points(run.events));

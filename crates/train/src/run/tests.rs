@@ -392,7 +392,8 @@ fn it_stops_early_and_returns_the_best_weights_wherever_it_was_killed() {
         .collect();
     assert_eq!(losses.iter().copied().fold(f64::INFINITY, f64::min), loss);
     let device = Device::cpu(2, Isa::detect()).unwrap();
-    let parameters = Parameters { decoder: model::Decoder::new(config()), flat: expected.parameters.flat.clone() };
+    let parameters =
+        Parameters { decoder: model::Decoder::new(config()), flat: expected.parameters.flat.clone() };
     let mut trainer = Trainer::new(&device, parameters, &whole.options).unwrap();
     assert_eq!(trainer.evaluate(&samples(2, 5), 5).unwrap().0, loss);
     for moment in 0..moments {

@@ -9,7 +9,9 @@ use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use train::Kind;
-use train::report::{Block, Compared, Label, Language, RUNS_MAX, Report, Section, StageSummary, Table, compare, render};
+use train::report::{
+    Block, Compared, Label, Language, RUNS_MAX, Report, Section, StageSummary, Table, compare, render,
+};
 
 /// Recipe keys that say nothing about what was trained.
 const WITHOUT_MEANING: [&str; 2] = ["name", "sized."];
@@ -103,9 +105,8 @@ fn recipe_keys(folder: &Path) -> Result<BTreeMap<String, String>> {
     let path = folder.join("recipe.toml");
     let mut keys = BTreeMap::new();
     if path.exists() {
-        let table: toml::Table = base::fs::read_text(&path)?
-            .parse()
-            .with_context(|| format!("{} is damaged", path.display()))?;
+        let table: toml::Table =
+            base::fs::read_text(&path)?.parse().with_context(|| format!("{} is damaged", path.display()))?;
         flatten("", &toml::Value::Table(table), &mut keys);
     }
     Ok(keys)
@@ -128,7 +129,8 @@ fn differences(recipes: &[BTreeMap<String, String>]) -> BTreeMap<String, Vec<Str
     let keys: BTreeSet<&String> = recipes.iter().flat_map(BTreeMap::keys).collect();
     let means = |key: &&&String| !WITHOUT_MEANING.iter().any(|without| key.starts_with(without));
     let values = |key: &String| -> Vec<String> {
-        let value = |recipe: &BTreeMap<String, String>| recipe.get(key).cloned().unwrap_or_else(|| "–".to_owned());
+        let value =
+            |recipe: &BTreeMap<String, String>| recipe.get(key).cloned().unwrap_or_else(|| "–".to_owned());
         recipes.iter().map(value).collect()
     };
     let all = keys.iter().filter(means).map(|key| ((*key).clone(), values(key)));
@@ -139,7 +141,8 @@ fn keys_table(names: &[String], differing: &BTreeMap<String, Vec<String>>) -> Bl
     if differing.is_empty() {
         return Block::Text(Label::new("The recipes are the same.", "配方相同。"));
     }
-    let head = [Label::new("key", "配方项")].into_iter().chain(names.iter().map(|name| Label::same(name.clone())));
+    let head =
+        [Label::new("key", "配方项")].into_iter().chain(names.iter().map(|name| Label::same(name.clone())));
     let row = |(key, values): (&String, &Vec<String>)| {
         [key].into_iter().chain(values).map(|cell| Label::same(cell.clone())).collect()
     };
@@ -159,7 +162,9 @@ mod tests {
             keys
         };
         let recipes = [
-            keys("name = 'a'\nseed = 1\nbatch = 4\n[sized]\npeak_gflops = 1.0\n[train.optimiser]\nrate = 0.1"),
+            keys(
+                "name = 'a'\nseed = 1\nbatch = 4\n[sized]\npeak_gflops = 1.0\n[train.optimiser]\nrate = 0.1",
+            ),
             keys("name = 'b'\nseed = 1\n[sized]\npeak_gflops = 2.0\n[train.optimiser]\nrate = 0.2"),
         ];
         let found = differences(&recipes);

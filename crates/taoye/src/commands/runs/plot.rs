@@ -9,7 +9,8 @@ pub fn curve(points: &[(f64, f64)], places: (f64, f64), width: usize, height: us
     let (dots_across, dots_up) = (2 * width.saturating_sub(MARGIN), 4 * height);
     let columns = columns(points, places, dots_across);
     let values = || columns.iter().flatten().copied();
-    let (low, high) = values().fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(value), high.max(value)));
+    let (low, high) = values()
+        .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(value), high.max(value)));
     if low > high || dots_across == 0 {
         return vec![String::new(); height];
     }
@@ -87,7 +88,8 @@ mod tests {
 
     #[test]
     fn a_curve_goes_from_corner_to_corner() {
-        let falling: Vec<(f64, f64)> = (0..=7).map(|place| (f64::from(place), 8.0 - f64::from(place))).collect();
+        let falling: Vec<(f64, f64)> =
+            (0..=7).map(|place| (f64::from(place), 8.0 - f64::from(place))).collect();
         let lines = curve(&falling, (0.0, 7.0), MARGIN + 4, 2);
         assert_eq!(lines, ["   8.000 │⠑⢄⠀⠀", "   1.000 │⠀⠀⠑⢄"]);
         let flat = curve(&[(0.0, 2.0), (1.0, 2.0)], (0.0, 3.0), MARGIN + 2, 1);

@@ -115,10 +115,12 @@ impl RunState {
             })
             .collect();
         let recent = &metrics[metrics.len().saturating_sub(RECENT_STEPS)..];
-        let sum = |value: fn(&StepMetrics) -> f64| recent.iter().map(|(_, metrics)| value(metrics)).sum::<f64>();
+        let sum =
+            |value: fn(&StepMetrics) -> f64| recent.iter().map(|(_, metrics)| value(metrics)).sum::<f64>();
         let has_steps = !recent.is_empty();
         let loss = has_steps.then(|| sum(|step| step.loss) / recent.len() as f64);
-        let tokens_per_s = has_steps.then(|| sum(|step| step.tokens as f64) / sum(|step| step.seconds).max(1e-9));
+        let tokens_per_s =
+            has_steps.then(|| sum(|step| step.tokens as f64) / sum(|step| step.seconds).max(1e-9));
         let best_evaluation = of_stage()
             .filter_map(|event| match event.kind {
                 Kind::Evaluation { loss, .. } => Some(loss),

@@ -102,7 +102,12 @@ fn draw(state: &RunState) -> Result<()> {
     let mut out = std::io::stdout().lock();
     execute!(out, terminal::BeginSynchronizedUpdate, cursor::MoveTo(0, 0))?;
     for line in lines(state, usize::from(columns), usize::from(rows)) {
-        execute!(out, style::Print(line), terminal::Clear(terminal::ClearType::UntilNewLine), cursor::MoveToNextLine(1))?;
+        execute!(
+            out,
+            style::Print(line),
+            terminal::Clear(terminal::ClearType::UntilNewLine),
+            cursor::MoveToNextLine(1)
+        )?;
     }
     execute!(out, terminal::Clear(terminal::ClearType::FromCursorDown), terminal::EndSynchronizedUpdate)?;
     Ok(out.flush()?)

@@ -134,7 +134,10 @@ impl Run<'_, Tuning> {
         }
         let mut notices = Vec::new();
         if report.dropped_total().documents > 0 {
-            notices.push(format!("{} says why each document was dropped", folder.join(corpus::DROPPED_FILE).display()));
+            notices.push(format!(
+                "{} says why each document was dropped",
+                folder.join(corpus::DROPPED_FILE).display()
+            ));
         }
         Ok(Data { kind: DataKind::Documents, notices, prompts })
     }
@@ -157,7 +160,8 @@ impl Run<'_, Tuning> {
         };
         let mut train = Conversations::new(&self.folder.join(TRAIN_SHARD), &base.tokenizer);
         let mut held_out = Conversations::new(&self.folder.join(HELD_OUT_SHARD), &base.tokenizer);
-        let mut progress = Progress::start(self.context.progress, "conversations", Unit::Count("lines"), None);
+        let mut progress =
+            Progress::start(self.context.progress, "conversations", Unit::Count("lines"), None);
         chat::read(&files.train, &mut |file, conversation| {
             progress.add(1);
             let is_held_out = limit.is_some_and(|limit| chat::hash(&conversation) <= limit);
@@ -168,7 +172,8 @@ impl Run<'_, Tuning> {
             chat::read(evaluation, &mut |file, conversation| held_out.add(&encoder, file, conversation))?;
         }
         progress.finish();
-        let mut notices = vec![format!("{} conversations to learn, {} held out", train.count, held_out.count)];
+        let mut notices =
+            vec![format!("{} conversations to learn, {} held out", train.count, held_out.count)];
         notices.extend([&train, &held_out].into_iter().flat_map(|shard| shard.notices(encoder.context)));
         let prompts = if held_out.prompts.is_empty() { train.prompts } else { held_out.prompts };
         train.writer.finish()?;

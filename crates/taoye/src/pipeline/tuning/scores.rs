@@ -90,7 +90,8 @@ fn sample(local: &mut Local, prompt: &Prompt) -> Result<Exchange> {
         }
         Prompt::Messages(messages) => {
             let request = ChatRequest { messages: messages.clone(), options };
-            let lines = messages.iter().map(|message| format!("{}: {}", message.role.name(), message.content));
+            let lines =
+                messages.iter().map(|message| format!("{}: {}", message.role.name(), message.content));
             (lines.collect::<Vec<_>>().join("\n"), local.reply(&request, &mut go_on)?.message.content)
         }
     };

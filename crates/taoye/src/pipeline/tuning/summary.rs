@@ -52,7 +52,10 @@ impl Run<'_, Tuning> {
         line(&mut text, "parameters", &format!("{:.2} M", base.config.parameter_count() as f64 / 1e6));
         if let Some(figures) = figures {
             let tokens = figures.tokens as f64 / 1e6;
-            let value = format!("{} steps, {tokens:.2} M tokens, {:.0} tokens/s", figures.steps, figures.tokens_per_s);
+            let value = format!(
+                "{} steps, {tokens:.2} M tokens, {:.0} tokens/s",
+                figures.steps, figures.tokens_per_s
+            );
             line(&mut text, "training", &value);
             line(&mut text, "training loss", &format!("{:.4} → {:.4}", figures.first_loss, figures.loss));
             if let Some((first, last)) = figures.first_evaluation_loss.zip(figures.evaluation_loss) {
