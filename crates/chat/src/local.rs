@@ -2,7 +2,7 @@
 //! the terminal.
 
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use engine::{Device, Engine};
 use token::{ChatTemplate, MESSAGE_END, Message, Role, Tokenizer};
@@ -17,6 +17,8 @@ use crate::{
 pub struct LocalOptions {
     /// The name that it goes by; `None`: the folder's.
     pub name: Option<String>,
+    /// A PEFT folder whose adapters are merged into the weights, if any.
+    pub adapter: Option<PathBuf>,
     /// The engine's limits.
     pub engine: engine::Options,
 }
@@ -38,8 +40,11 @@ impl Local {
     pub fn load(folder: &Path, device: Device, options: LocalOptions) -> Result<Self> {
         let failed = |reason: String| Error::Load { folder: folder.to_owned(), reason };
         let tokenizer = Tokenizer::load(folder).map_err(|error| failed(error.to_string()))?;
-        let engine =
-            Engine::load(folder, device, options.engine).map_err(|error| failed(error.to_string()))?;
+        let engine = match &options.adapter {
+            None => Engine::load(folder, device, options.engine),
+            Some(adapter) => Engine::load_merged(folder, adapter, device, options.engine),
+        };
+        let engine = engine.map_err(|error| failed(error.to_string()))?;
         let name = options.name.unwrap_or_else(|| folder_name(folder));
         Self::new(name, tokenizer, engine).map_err(|error| match error {
             Error::Conversation(reason) => failed(reason),

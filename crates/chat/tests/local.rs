@@ -8,7 +8,7 @@ use chat::{
     Message, Prompt, Role, Sampling,
 };
 use engine::{Device, Isa};
-use model::{Config, Parameters};
+use model::{AdapterOptions, Adapters, Config, Parameters};
 use token::{Tokenizer, TrainOptions};
 
 const TEXT: &str =
@@ -44,6 +44,29 @@ fn ask(text: &str, options: AnswerOptions) -> ChatRequest {
 fn sampled(seed: u64, max_tokens: usize) -> AnswerOptions {
     let sampling = Sampling { temperature: 1.0, top_k: 0, top_p: 1.0, seed };
     AnswerOptions { max_tokens: Some(max_tokens), sampling, ..AnswerOptions::default() }
+}
+
+#[test]
+fn an_adapter_is_merged_when_the_model_is_loaded() {
+    let (base, adapter) = (folder(), tempfile::tempdir().unwrap());
+    let device = || Device::cpu(1, Isa::detect()).unwrap();
+    let mut parameters = Parameters::load(&device(), base.path()).unwrap();
+    let mut adapters = Adapters::init(&device(), &parameters.decoder, &AdapterOptions::default(), 1).unwrap();
+    adapters.flat.data_mut().iter_mut().enumerate().for_each(|(index, x)| *x += (index as f32).sin());
+    adapters.save(adapter.path(), "base").unwrap();
+    let reply = |adapter: Option<&std::path::Path>| {
+        let options = LocalOptions { adapter: adapter.map(Into::into), ..LocalOptions::default() };
+        let mut model = Local::load(base.path(), device(), options)?;
+        model.reply(&ask("hello", sampled(1, 20)), &mut |_| ControlFlow::Continue(()))
+    };
+    let (plain, adapted) = (reply(None).unwrap(), reply(Some(adapter.path())).unwrap());
+    let refused = reply(Some(base.path())).unwrap_err().to_string();
+    assert!(refused.contains("PEFT folder"), "{refused}");
+    adapters.merge(&device(), &mut parameters);
+    parameters.save(base.path()).unwrap();
+    let merged = reply(None).unwrap();
+    assert_eq!(adapted.message.content, merged.message.content);
+    assert_ne!(adapted.message.content, plain.message.content);
 }
 
 #[test]

@@ -85,6 +85,15 @@ impl Engine {
         Self::new(parameters, device, options)
     }
 
+    /// Reads a Hugging Face folder, and merges the adapters of a PEFT folder into its weights.
+    ///
+    /// # Errors
+    /// As [`Engine::load`], also where the PEFT folder holds no adapters of this model.
+    pub fn load_merged(folder: &Path, adapter: &Path, device: Device, options: Options) -> Result<Self> {
+        let parameters = Parameters::load_merged(&device, folder, adapter)?;
+        Self::new(parameters, device, options)
+    }
+
     /// The model's configuration.
     pub fn config(&self) -> &Config {
         self.decoder.config()

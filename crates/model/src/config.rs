@@ -281,10 +281,24 @@ impl Reader<'_> {
                 return Err(format!("`{key}` is set, and it is not supported yet"));
             }
         }
+        let kinds = self.object.get("layer_types").and_then(Value::as_array).into_iter().flatten();
+        if let Some(kind) = kinds.into_iter().find(|kind| **kind != json!("full_attention")) {
+            return Err(format!("`layer_types` holds {kind}; only \"full_attention\" is supported yet"));
+        }
+        self.refuse_partial_rotary()?;
         if self.flag("use_sliding_window")? {
             return Err("`use_sliding_window` is true, and sliding windows are not supported yet".into());
         }
         Ok(())
+    }
+
+    fn refuse_partial_rotary(&self) -> Result<(), String> {
+        match self.float("partial_rotary_factor")? {
+            Some(factor) if factor != 1.0 => {
+                Err(format!("`partial_rotary_factor` is {factor}; only 1 is supported yet"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// transformers before version 5 wrote `rope_theta`; from 5 on it is inside `rope_parameters`.
@@ -297,7 +311,9 @@ impl Reader<'_> {
         {
             return Err(format!("`rope_parameters.rope_type` is `{kind}`; only `default` is supported yet"));
         }
-        Ok(Reader { object: parameters }.float("rope_theta")?.unwrap_or(10_000.0))
+        let parameters = Reader { object: parameters };
+        parameters.refuse_partial_rotary()?;
+        Ok(parameters.float("rope_theta")?.unwrap_or(10_000.0))
     }
 
     fn required(&self, key: &str) -> Result<usize, String> {
@@ -373,6 +389,16 @@ mod tests {
         let cases = [
             ("model_type", json!("mamba"), "`mamba` is not supported; supported: llama, qwen2, qwen3"),
             ("rope_scaling", json!({"type": "yarn"}), "`rope_scaling` is set"),
+            ("rope_parameters", json!({"rope_type": "llama3"}), "`rope_parameters.rope_type` is `llama3`"),
+            (
+                "rope_parameters",
+                json!({"partial_rotary_factor": 0.5}),
+                "`partial_rotary_factor` is 0.5; only 1",
+            ),
+            ("partial_rotary_factor", json!(0.25), "`partial_rotary_factor` is 0.25"),
+            ("layer_types", json!(["full_attention", "sliding_attention"]), "\"sliding_attention\""),
+            ("use_sliding_window", json!(true), "`use_sliding_window` is true"),
+            ("quantization_config", json!({"bits": 4}), "`quantization_config` is set"),
             ("hidden_size", json!("big"), "`hidden_size` is \"big\""),
             ("hidden_size", json!(0), "`hidden_size` is 0"),
             ("num_key_value_heads", json!(3), "not a multiple"),

@@ -161,6 +161,9 @@ pub struct Compare {
 pub struct Chat {
     /// The model's folder, such as runs/speedrun/model
     pub model: PathBuf,
+    /// A PEFT folder with adapters of the model, merged into its weights when they are loaded
+    #[arg(long, value_name = "DIR")]
+    pub adapter: Option<PathBuf>,
     /// A system message before the conversation
     #[arg(long)]
     pub system: Option<String>,
@@ -192,6 +195,9 @@ pub struct SamplingFlags {
 pub struct Serve {
     /// The model's folder, such as runs/speedrun/model
     pub model: PathBuf,
+    /// A PEFT folder with adapters of the model, merged into its weights when they are loaded
+    #[arg(long, value_name = "DIR")]
+    pub adapter: Option<PathBuf>,
     /// Address to listen on
     #[arg(long, default_value = "127.0.0.1")]
     pub host: IpAddr,

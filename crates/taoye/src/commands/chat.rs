@@ -11,7 +11,8 @@ use chat::{AnswerOptions, Local, LocalOptions, Sampling};
 /// # Errors
 /// When the model cannot be loaded, or the terminal not be used.
 pub fn run(context: &Context, flags: &Chat) -> Result<()> {
-    let mut local = Local::load(&flags.model, context.device()?, LocalOptions::default())?;
+    let options = LocalOptions { adapter: flags.adapter.clone(), ..LocalOptions::default() };
+    let mut local = Local::load(&flags.model, context.device()?, options)?;
     let options = TerminalOptions { system: flags.system.clone(), answer: answer(&flags.sampling) };
     Ok(terminal::run(&mut local, options)?)
 }
