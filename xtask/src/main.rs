@@ -1,4 +1,4 @@
-//! House-keeping of the repository: `cargo xtask tidy`.
+//! House-keeping of the repository: `cargo xtask tidy` and `cargo xtask docs`.
 //!
 //! It must not know what the product does, only how its sources are to look.
 
@@ -10,10 +10,13 @@ use anyhow::{Context, Result, bail};
 mod tidy;
 
 const USAGE: &str = "usage: cargo xtask tidy [--write-baseline]
+       cargo xtask docs
 
 tidy    checks dependency directions, file headers, sizes, forbidden words, unsafe code, the two
-        READMEs against each other, and links; prints each fault as path:line: [rule] message
-        --write-baseline  writes today's over-long functions and files to xtask/tidy-baseline.toml";
+        READMEs against each other, tables of keys against the code, and links; prints each fault
+        as path:line: [rule] message
+        --write-baseline  writes today's over-long functions and files to xtask/tidy-baseline.toml
+docs    writes the tables of keys in docs/training.md and its translation anew from the code";
 
 fn main() -> ExitCode {
     match run() {
@@ -34,6 +37,10 @@ fn run() -> Result<bool> {
         ["tidy"] => report(&root),
         ["tidy", "--write-baseline"] => {
             tidy::write_baseline(&root)?;
+            Ok(true)
+        }
+        ["docs"] => {
+            tidy::write_docs(&root)?;
             Ok(true)
         }
         _ => bail!("{USAGE}"),

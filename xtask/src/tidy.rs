@@ -5,6 +5,7 @@
 mod baseline;
 mod dependencies;
 mod headers;
+mod keys;
 mod links;
 mod readmes;
 mod sizes;
@@ -60,6 +61,7 @@ pub fn check(root: &Path) -> Result<Vec<Fault>> {
     let manifests: Vec<(&str, &str)> = files.texts_named("Cargo.toml").collect();
     faults.extend(dependencies::check(files.text(ARCHITECTURE).unwrap_or_default(), &manifests)?);
     faults.extend(readmes::check(files.text("README.md"), files.text("README.zh-CN.md")));
+    faults.extend(keys::check(|path| files.text(path).map(str::to_owned), &files.key_sources()));
     for (path, text) in files.texts.iter().filter(|(path, _)| path.ends_with(".md")) {
         faults.extend(links::check(path, text, |target| root.join(target).exists()));
     }
@@ -73,6 +75,18 @@ pub fn write_baseline(root: &Path) -> Result<()> {
     let path = root.join(BASELINE);
     fs::write(&path, baseline::render(&sizes::offenders(&files.sources)))
         .with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Writes the tables of keys in the documents anew from the code.
+pub fn write_docs(root: &Path) -> Result<()> {
+    let files = Files::read(root)?;
+    for (path, words) in &keys::DOCUMENTS {
+        let text = files.text(path).with_context(|| format!("{path} is missing"))?;
+        let text = keys::render(text, words, &files.key_sources())
+            .map_err(|message| anyhow::anyhow!("{path}: {message}"))?;
+        fs::write(root.join(path), text).with_context(|| format!("cannot write {path}"))?;
+    }
+    Ok(())
 }
 
 const BASELINE: &str = "xtask/tidy-baseline.toml";
@@ -106,6 +120,12 @@ impl Files {
 
     fn text(&self, path: &str) -> Option<&str> {
         self.texts.iter().find(|(known, _)| known == path).map(|(_, text)| text.as_str())
+    }
+
+    /// The sources of the tables of keys, as (path, text).
+    fn key_sources(&self) -> Vec<(&str, &str)> {
+        let sources = self.sources.iter().map(|source| (source.path.as_str(), source.text.as_str()));
+        sources.filter(|(path, _)| keys::SOURCES.contains(path)).collect()
     }
 
     fn texts_named(&self, name: &str) -> impl Iterator<Item = (&str, &str)> {
