@@ -49,6 +49,7 @@ struct Part {
 }
 
 /// Buffers of one encoding thread.
+#[derive(Default)]
 pub(crate) struct Scratch {
     word: Vec<u32>,
     dead_ends: Vec<u64>,
@@ -288,12 +289,6 @@ impl Rules {
         if rank != NO_RANK {
             queue.push(Reverse((rank, left, right)));
         }
-    }
-}
-
-impl Default for Scratch {
-    fn default() -> Scratch {
-        Scratch { word: Vec::new(), dead_ends: Vec::new(), nodes: Vec::new(), queue: BinaryHeap::new() }
     }
 }
 

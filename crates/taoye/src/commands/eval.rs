@@ -44,7 +44,7 @@ fn bits_per_byte(context: &Context, flags: &EvalBits) -> Result<()> {
         found.bytes,
         found.tokens
     );
-    context.print(&text, &serde_json::to_value(&found)?);
+    context.print(&text, &serde_json::to_value(found)?);
     Ok(())
 }
 

@@ -39,7 +39,7 @@ pub(super) fn rows(layout: &Layout, timed: &[Timed], steps: usize) -> Vec<Profil
     let mut sums: Vec<(Phase, String, Timed)> = Vec::new();
     for one in timed {
         let name = name(layout, one.operation);
-        match sums.iter_mut().find(|(phase, other, _)| (*phase, &*other) == (one.phase, &name)) {
+        match sums.iter_mut().find(|(phase, other, _)| (*phase, other) == (one.phase, &name)) {
             Some((_, _, sum)) => *sum = sum.plus(one),
             None => sums.push((one.phase, name, *one)),
         }

@@ -18,10 +18,13 @@ pub struct Compared<'a> {
     pub events: &'a [Event],
 }
 
+/// Places on a chart.
+type Points = Vec<(f64, f64)>;
+
 /// The section of stage `name` of all runs that have it, at most [`RUNS_MAX`], under `title`.
 pub fn compare(title: Label, name: &str, runs: &[Compared<'_>]) -> Section {
     let runs: Vec<&Compared<'_>> = runs.iter().filter(|run| !steps_of(name, run.events).is_empty()).collect();
-    let chart = |title: Label, unit: Label, points: &dyn Fn(&[Event]) -> Vec<(f64, f64)>, smoothed: bool| {
+    let chart = |title: Label, unit: Label, points: &dyn Fn(&[Event]) -> Points, smoothed: bool| {
         let series = runs.iter().map(|run| {
             let (name, points) = (Label::same(run.name), points(run.events));
             if smoothed { Series::smoothed(name, points) } else { Series::marked(name, points) }
@@ -130,6 +133,8 @@ mod tests {
             gradient_norm: 1.0,
             tokens: 100,
             seconds: 0.5,
+            data_seconds: 0.0,
+            other_seconds: 0.0,
             tokens_per_s: 200.0,
             share_of_peak: None,
         };

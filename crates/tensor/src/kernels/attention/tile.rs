@@ -56,7 +56,7 @@ pub(super) unsafe fn product<V: Vector, const ROWS: usize, const FROM_ZERO: bool
         }
         // One register a row leaves the multipliers idle between a chain's links: take as many as are left.
         match (output.columns - column) / V::LANES {
-            0 => return,
+            0 => {}
             1 => panel::<V, ROWS, 1, FROM_ZERO>(left, right, output, column),
             2 => panel::<V, ROWS, 2, FROM_ZERO>(left, right, output, column),
             _ => panel::<V, ROWS, 3, FROM_ZERO>(left, right, output, column),
