@@ -43,7 +43,8 @@ fn every_operation_is_in_the_profile() {
         for operation in in_update {
             assert!(calls("update", operation).is_some(), "{operation}");
         }
-        assert_eq!(calls("again", "gate_up"), activation_checkpointing.then_some(layers));
+        // The last layer is kept, and the gradients of so few parameters have no room for the first one's.
+        assert_eq!(calls("again", "gate_up"), activation_checkpointing.then_some(layers - 1.0));
         let sum: f64 = rows.iter().map(|row| row.ms).sum();
         assert!(sum > 0.0 && sum <= found.step_ms, "{sum} of {} ms", found.step_ms);
     }
