@@ -17,18 +17,33 @@ const NAMED_MAX: usize = 5;
 /// # Errors
 /// When an input is missing, or nothing readable is in it.
 pub fn read(context: &Context, inputs: &[PathBuf], budget_bytes: u64) -> Result<Vec<String>> {
+    let mut texts = Vec::new();
+    visit(context, inputs, budget_bytes, &mut |text| texts.push(text))?;
+    Ok(texts)
+}
+
+/// Hands the texts of [`read`] to `take` one by one, so that they need not be in memory together; returns their bytes.
+///
+/// # Errors
+/// As [`read`].
+pub fn visit(
+    context: &Context,
+    inputs: &[PathBuf],
+    budget_bytes: u64,
+    take: &mut dyn FnMut(String),
+) -> Result<u64> {
     let listing = match inputs {
         [] => cargo_registry::find(Path::new("."))?,
         inputs => list_folders(inputs)?,
     };
-    let (mut texts, mut passed_over, mut bytes) = (Vec::new(), Vec::new(), 0);
+    let (mut passed_over, mut bytes) = (Vec::new(), 0);
     for file in &listing.files {
         read_file(file, TEXT_BYTES_MAX, &mut |document| {
             match document {
                 Ok(document) if document.text.is_empty() => {}
                 Ok(document) => {
                     bytes += document.text.len() as u64;
-                    texts.push(document.text);
+                    take(document.text);
                 }
                 Err(dropped) => passed_over.push(format!("{} ({})", dropped.path, dropped.reason.name())),
             }
@@ -44,8 +59,8 @@ pub fn read(context: &Context, inputs: &[PathBuf], budget_bytes: u64) -> Result<
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };
         context.say(&format!("not read: {named}{more}"));
     }
-    if texts.is_empty() {
+    if bytes == 0 {
         bail!("no readable text in {}", listing.source);
     }
-    Ok(texts)
+    Ok(bytes)
 }

@@ -6,7 +6,10 @@ use crate::context::Context;
 use anyhow::Result;
 use serde_json::json;
 use std::io::Read;
-use token::{Tokenizer, TrainOptions};
+use token::{Tokenizer, TrainOptions, WordCounts};
+
+/// Texts are counted in batches of about this many bytes, so that memory holds one batch and the different words.
+const BATCH_BYTES: usize = 16 << 20;
 
 /// Runs one of the commands.
 ///
@@ -20,12 +23,21 @@ pub fn run(context: &Context, command: &Command) -> Result<()> {
 }
 
 fn train(context: &Context, flags: &TokenizerTrain) -> Result<()> {
-    let texts = texts::read(context, &flags.inputs, u64::MAX)?;
     let options = TrainOptions { vocab_size: flags.vocab_size, ..TrainOptions::default() };
-    let tokenizer = Tokenizer::train(&texts, &options, context.threads)?;
+    let (mut words, mut batch, mut batch_bytes) = (WordCounts::default(), Vec::new(), 0);
+    let bytes = texts::visit(context, &flags.inputs, u64::MAX, &mut |text| {
+        batch_bytes += text.len();
+        batch.push(text);
+        if batch_bytes >= BATCH_BYTES {
+            words.add(&batch, options.digits, context.threads);
+            batch.clear();
+            batch_bytes = 0;
+        }
+    })?;
+    words.add(&batch, options.digits, context.threads);
+    let tokenizer = Tokenizer::train_on_counts(words, &options)?;
     base::fs::create_folder(&flags.out)?;
     tokenizer.save(&flags.out)?;
-    let bytes: usize = texts.iter().map(String::len).sum();
     let out = flags.out.display();
     let text = format!("{out}: {} entries from {:.1} MB of text", tokenizer.vocab_size(), bytes as f64 / 1e6);
     context.print(&text, &json!({"vocab_size": tokenizer.vocab_size(), "bytes": bytes, "out": flags.out}));
