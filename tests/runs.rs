@@ -59,8 +59,9 @@ fn a_dry_run_tells_everything_and_leaves_nothing() {
     assert_eq!(stages[0]["first_batch"].as_array().unwrap().len(), 4);
     // What a model does not fit into is refused, here as in a run.
     let huge = RECIPE
-        .replace("max_positions = 256", "max_positions = 100000000")
-        .replace("context = 128", "context = 100000000");
+        .replace("max_positions = 256", "max_positions = 4000000")
+        .replace("context = 128", "context = 4000000")
+        .replace("batch_sequences = 4", "batch_sequences = 400");
     folder.write("huge.toml", huge);
     for arguments in ["run huge.toml --input texts --dry-run", "run huge.toml --input texts --name huge"] {
         let finished = in_folder(&folder, arguments);

@@ -235,6 +235,9 @@ impl Base {
                 names.push(path);
             }
         }
+        if names.is_empty() {
+            bail!("{} holds no weights: model.safetensors is missing", folder.display());
+        }
         names.sort();
         let hashes = names.iter().map(|path| base::hash::hash_file(path)).collect::<Result<Vec<_>, _>>()?;
         let config_text = config.to_json().to_string();

@@ -21,8 +21,13 @@ pub fn curve(points: &[(f64, f64)], places: (f64, f64), width: usize, height: us
     for (column, value) in columns.iter().enumerate() {
         let Some(value) = value else { continue };
         let level = level(*value);
-        let from = last.unwrap_or(level);
-        for level in from.min(level)..=from.max(level) {
+        // What lies between the last dot and this one is filled, so that the curve holds together.
+        let between = match last {
+            Some(last) if last < level => last + 1..=level,
+            Some(last) if last > level => level..=last - 1,
+            _ => level..=level,
+        };
+        for level in between {
             let from_top = dots_up - 1 - level;
             cells[from_top / 4][column / 2] |= dot(column % 2, from_top % 4);
         }
@@ -52,7 +57,7 @@ fn is_wide(character: char) -> bool {
         | '\u{20000}'..='\u{3fffd}')
 }
 
-/// The mean value of each column of dots; none where no point falls.
+/// The mean value of each column of dots; none before the first point and after the last.
 fn columns(points: &[(f64, f64)], (first, last): (f64, f64), count: usize) -> Vec<Option<f64>> {
     let mut sums = vec![(0.0, 0_u32); count];
     let spread = (last - first).max(1e-12);
@@ -62,7 +67,21 @@ fn columns(points: &[(f64, f64)], (first, last): (f64, f64), count: usize) -> Ve
             *sum = (sum.0 + value, sum.1 + 1);
         }
     }
-    sums.into_iter().map(|(sum, count)| (count > 0).then(|| sum / f64::from(count))).collect()
+    bridged(sums.into_iter().map(|(sum, count)| (count > 0).then(|| sum / f64::from(count))).collect())
+}
+
+/// Columns between two with values get what lies on the straight line between these.
+fn bridged(mut columns: Vec<Option<f64>>) -> Vec<Option<f64>> {
+    let known: Vec<(usize, f64)> =
+        columns.iter().enumerate().filter_map(|(column, value)| Some((column, (*value)?))).collect();
+    for pair in known.windows(2) {
+        let ((first, from), (last, to)) = (pair[0], pair[1]);
+        for column in first + 1..last {
+            let share = (column - first) as f64 / (last - first) as f64;
+            columns[column] = Some(from + share * (to - from));
+        }
+    }
+    columns
 }
 
 /// The bit of a dot in its character (Unicode 16.0, "Braille Patterns"): the first six count down the left column and
@@ -94,6 +113,8 @@ mod tests {
         assert_eq!(lines, ["   8.000 │⠑⢄⠀⠀", "   1.000 │⠀⠀⠑⢄"]);
         let flat = curve(&[(0.0, 2.0), (1.0, 2.0)], (0.0, 3.0), MARGIN + 2, 1);
         assert_eq!(flat, ["   2.000 │⣀⠀"], "half of the way is drawn");
+        let bridged = curve(&[(0.0, 8.0), (7.0, 1.0)], (0.0, 7.0), MARGIN + 4, 2);
+        assert_eq!(bridged, lines, "what lies between two points is drawn");
         assert_eq!(curve(&[(0.0, f64::NAN)], (0.0, 1.0), 20, 2), ["", ""]);
         assert_eq!(curve(&falling, (0.0, 7.0), 3, 1), [""], "no room");
     }

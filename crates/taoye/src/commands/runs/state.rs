@@ -3,9 +3,10 @@
 use anyhow::{Context as _, Result, bail};
 use std::path::Path;
 use std::time::SystemTime;
+use train::report::StageSummary;
 use train::{Event, Kind, StepMetrics, read_events};
 
-/// Steps that the loss and the speed are taken over.
+/// Steps that the speed is taken over.
 const RECENT_STEPS: usize = 20;
 
 /// A run at a moment.
@@ -20,7 +21,7 @@ pub struct RunState {
     pub step: usize,
     /// Steps of it in all.
     pub steps: Option<usize>,
-    /// Mean loss of its last steps, in nats.
+    /// Mean loss over the last twentieth of its steps, in nats.
     pub loss: Option<f64>,
     /// Lowest evaluation loss of it, in nats.
     pub best_evaluation: Option<f64>,
@@ -118,7 +119,8 @@ impl RunState {
         let sum =
             |value: fn(&StepMetrics) -> f64| recent.iter().map(|(_, metrics)| value(metrics)).sum::<f64>();
         let has_steps = !recent.is_empty();
-        let loss = has_steps.then(|| sum(|step| step.loss) / recent.len() as f64);
+        let summary = stage.as_ref().and_then(|stage| StageSummary::of(stage, &events));
+        let loss = summary.map(|summary| summary.loss);
         let tokens_per_s =
             has_steps.then(|| sum(|step| step.tokens as f64) / sum(|step| step.seconds).max(1e-9));
         let best_evaluation = of_stage()

@@ -13,7 +13,7 @@ use token::{ChatFile, Conversation};
 /// Whether files hold documents or conversations, by the first line of each that is JSON lines.
 ///
 /// # Errors
-/// When there is some of each, or a file cannot be read.
+/// When there is some of each, or a file is empty or cannot be read.
 pub fn kind_of(listing: &Listing) -> Result<DataKind> {
     let (mut chats, mut others) = (Vec::new(), Vec::new());
     for file in &listing.files {
@@ -50,12 +50,13 @@ pub fn hash(conversation: &Conversation) -> u128 {
 }
 
 /// The greatest hash of the conversations that are held out: those of the lowest hashes, so that the choice does not
-/// depend on their order, and equal ones stay together. None where nothing is held out.
+/// depend on their order, and equal ones stay together. None where nothing is held out, or nothing would be left.
 pub fn held_out_up_to(mut hashes: Vec<u128>, share: f64) -> Option<u128> {
     hashes.sort_unstable();
     let count = (share * hashes.len() as f64).round() as usize;
     let count = if share > 0.0 && hashes.len() > 1 { count.max(1) } else { count };
-    Some(hashes[count.checked_sub(1)?])
+    let limit = hashes[count.checked_sub(1)?];
+    Some(limit).filter(|limit| hashes.last().is_some_and(|last| last > limit))
 }
 
 fn begins_with_messages(path: &Path) -> Result<bool> {
@@ -67,7 +68,7 @@ fn begins_with_messages(path: &Path) -> Result<bool> {
             return Ok(first.is_some_and(|first| first.get("messages").is_some()));
         }
     }
-    Ok(false)
+    bail!("{} is empty", path.display())
 }
 
 #[cfg(test)]
@@ -80,6 +81,8 @@ mod tests {
         for (share, expected) in [(0.0, None), (0.05, Some(0)), (0.26, Some(4)), (0.001, Some(0))] {
             assert_eq!(held_out_up_to(hashes.clone(), share), expected, "{share}");
         }
-        assert_eq!(held_out_up_to(vec![3], 0.4), None, "a single one is for training");
+        for alone in [vec![3], vec![3, 3, 3]] {
+            assert_eq!(held_out_up_to(alone, 0.4), None, "a single one is for training");
+        }
     }
 }
