@@ -3,7 +3,7 @@
 //! The order is a function of the seed and the number of the sample, so that a resumed run repeats and skips
 //! nothing. It must not know the model, nor what a token means.
 
-use crate::{Error, Result};
+use crate::{Error, Result, TrainOptions};
 use base::seed::permute;
 use std::ops::Range;
 use std::path::Path;
@@ -40,6 +40,11 @@ pub trait Samples {
 
     /// Writes sequence `index` over `sequence`.
     fn read(&self, index: usize, sequence: &mut Sequence);
+
+    /// Which sequence is the `sample`-th of a run with this seed; see [`sequence_index`].
+    fn index(&self, seed: u64, sample: u64) -> usize {
+        sequence_index(seed, sample, self.len())
+    }
 }
 
 /// Sequences packed from the documents of shards, which stay memory-mapped.
@@ -48,6 +53,8 @@ pub struct PackedShards {
     /// Where each shard's sequences begin, and the end.
     starts: Vec<usize>,
     context: usize,
+    /// Packed bins that lie side by side in one sequence; more than one where documents are cut shorter.
+    bins: usize,
     fingerprint: String,
 }
 
@@ -63,15 +70,29 @@ impl PackedShards {
         context: usize,
         room: Room,
     ) -> Result<PackedShards> {
-        let mut packed =
-            PackedShards { shards: Vec::new(), starts: vec![0], context, fingerprint: String::new() };
-        let mut parts = vec![format!("{context} {room:?}")];
+        PackedShards::open_cut(paths, tokenizer, context, 1, room)
+    }
+
+    /// As [`PackedShards::open`], with `bins` bins of `context / bins` tokens side by side in each sequence.
+    fn open_cut<P: AsRef<Path>>(
+        paths: &[P],
+        tokenizer: &Tokenizer,
+        context: usize,
+        bins: usize,
+        room: Room,
+    ) -> Result<PackedShards> {
+        let fingerprint = String::new();
+        let mut packed = PackedShards { shards: Vec::new(), starts: vec![0], context, bins, fingerprint };
+        let mut parts = vec![match bins {
+            1 => format!("{context} {room:?}"),
+            _ => format!("{bins} × {} {room:?}", context / bins),
+        }];
         for path in paths {
             let reader = Reader::open(path)?;
             reader.check_tokenizer(tokenizer)?;
-            let packing = best_fit(&reader.document_lengths(), context, room)?;
+            let packing = best_fit(&reader.document_lengths(), context / bins, room)?;
             let start = packed.len();
-            packed.starts.push(start + packing.len());
+            packed.starts.push(start + packing.len().div_ceil(bins));
             packed.shards.push((reader, packing));
             parts.push(base::hash::hash_file(path.as_ref())?);
         }
@@ -113,18 +134,97 @@ impl Samples for PackedShards {
         let (reader, packing) = &self.shards[shard];
         let Sequence { ids, mask, lengths } = sequence;
         lengths.clear();
-        let segments = packing.sequence(index - self.starts[shard]);
-        lengths.extend(segments.iter().map(|segment| segment.length as usize));
+        let first = (index - self.starts[shard]) * self.bins;
+        let bins = first..(first + self.bins).min(packing.len());
+        let segments = || bins.clone().flat_map(|bin| packing.sequence(bin));
+        lengths.extend(segments().map(|segment| segment.length as usize));
         let tokens: usize = lengths.iter().sum();
         ids.resize(tokens, 0);
         mask.resize(tokens, 0);
         let mut at = 0;
-        for segment in segments {
+        for segment in segments() {
             let start = reader.document(segment.document as usize).start + segment.start;
             let rows = at..at + segment.length as usize;
             reader.read_ids(start, &mut ids[rows.clone()]);
             reader.read_mask(start, &mut mask[rows.clone()]);
             at = rows.end;
+        }
+    }
+}
+
+/// Shards whose documents are first cut short, then packed whole: attention over short pieces costs less, and a
+/// batch of them holds more documents, while a young model has little use for what lies far back (Li et al. 2022,
+/// "The Stability-Efficiency Dilemma: Investigating Sequence Length Warmup for Training GPT Models").
+///
+/// Every sequence has the same number of tokens throughout; of the short ones several lie side by side.
+pub struct GrowingContext {
+    short: Option<PackedShards>,
+    long: PackedShards,
+    /// Samples of a run that are short.
+    short_samples: u64,
+    fingerprint: String,
+}
+
+impl GrowingContext {
+    /// Opens shards as `options` ask: pieces of `options.short_context` tokens for `options.short_steps` steps,
+    /// then of `options.context`.
+    ///
+    /// # Errors
+    /// As [`PackedShards::open`]; [`Error::Options`] for a short context that does not divide the other.
+    pub fn open<P: AsRef<Path>>(
+        paths: &[P],
+        tokenizer: &Tokenizer,
+        options: &TrainOptions,
+        room: Room,
+    ) -> Result<GrowingContext> {
+        options.check()?;
+        let (context, short_context) = (options.context, options.short_context);
+        let long = PackedShards::open(paths, tokenizer, context, room)?;
+        if short_context == 0 || options.short_steps == 0 {
+            let fingerprint = long.fingerprint.clone();
+            return Ok(GrowingContext { short: None, long, short_samples: 0, fingerprint });
+        }
+        let short = PackedShards::open_cut(paths, tokenizer, context, context / short_context, room)?;
+        let short_samples = (options.short_steps * options.batch_sequences) as u64;
+        let parts = [short.fingerprint(), long.fingerprint(), &short_samples.to_string()];
+        let fingerprint = base::hash::hash_parts(parts);
+        Ok(GrowingContext { short: Some(short), long, short_samples, fingerprint })
+    }
+
+    /// Tokens of the text, each counted once.
+    pub fn tokens(&self) -> u64 {
+        self.long.tokens()
+    }
+
+    fn short_len(&self) -> usize {
+        self.short.as_ref().map_or(0, Samples::len)
+    }
+}
+
+impl Samples for GrowingContext {
+    fn len(&self) -> usize {
+        self.short_len() + self.long.len()
+    }
+
+    fn context(&self) -> usize {
+        self.long.context()
+    }
+
+    fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+
+    fn read(&self, index: usize, sequence: &mut Sequence) {
+        match &self.short {
+            Some(short) if index < short.len() => short.read(index, sequence),
+            _ => self.long.read(index - self.short_len(), sequence),
+        }
+    }
+
+    fn index(&self, seed: u64, sample: u64) -> usize {
+        match &self.short {
+            Some(short) if sample < self.short_samples => short.index(seed, sample),
+            _ => self.short_len() + self.long.index(seed, sample),
         }
     }
 }

@@ -20,7 +20,7 @@ mod schedule;
 mod trainer;
 
 pub use bench::{BenchSettings, BenchShape, Limit, ProfileRow, StepBench, step_bench};
-pub use data::{MemorySamples, PackedShards, Samples, Sequence, sequence_index};
+pub use data::{GrowingContext, MemorySamples, PackedShards, Samples, Sequence, sequence_index};
 pub use error::{Error, Result};
 pub use event::{Event, Kind, StepMetrics, read_events};
 pub use options::{MuonScale, OptimiserKind, OptimiserOptions, TrainOptions};

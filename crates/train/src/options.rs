@@ -21,6 +21,12 @@ pub struct TrainOptions {
     pub micro_batch_sequences: usize,
     /// Tokens in a packed sequence.
     pub context: usize,
+    /// Tokens that documents are cut to in the first steps; divides `context`. 0 means `context` from the start.
+    #[serde(default)]
+    pub short_context: usize,
+    /// Steps with the short context; at most `steps`.
+    #[serde(default)]
+    pub short_steps: usize,
     /// The optimiser and its settings.
     #[serde(default)]
     pub optimiser: OptimiserOptions,
@@ -163,6 +169,8 @@ impl TrainOptions {
             batch_sequences,
             micro_batch_sequences: 0,
             context,
+            short_context: 0,
+            short_steps: 0,
             optimiser: OptimiserOptions::default(),
             schedule: Schedule::default(),
             clip: 1.0,
@@ -267,6 +275,9 @@ impl TrainOptions {
             self.eval_every,
             "above 0, since `patience` counts evaluations",
         )?;
+        let divides = self.short_context == 0 || self.context.is_multiple_of(self.short_context);
+        ensure(divides, "short_context", self.short_context, "a divisor of context, or 0")?;
+        ensure(self.short_steps <= self.steps, "short_steps", self.short_steps, "at most steps")?;
         let course = self.schedule.warmup_steps + self.schedule.decay_steps;
         let fits = self.schedule.kind != ScheduleKind::WarmupStableDecay || course <= self.steps;
         ensure(fits, "schedule.decay_steps", self.schedule.decay_steps, "with warmup_steps at most steps")
@@ -308,7 +319,9 @@ mod tests {
     #[test]
     fn unusable_options_name_their_key() {
         type Change = fn(&mut TrainOptions);
-        let cases: [(&str, Change); 12] = [
+        let cases: [(&str, Change); 14] = [
+            ("short_context", |o| o.short_context = 48),
+            ("short_steps", |o| o.short_steps = 101),
             ("steps", |o| o.steps = 0),
             ("context", |o| o.context = 0),
             ("micro_batch_sequences", |o| o.micro_batch_sequences = 3),

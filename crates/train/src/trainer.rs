@@ -3,7 +3,7 @@
 //! It holds the weights, the gradients and optimiser's state of what is trained (all weights, or adapters over frozen
 //! ones), and must not know files, events or the clock.
 
-use crate::data::{MicroBatch, Samples, sequence_index};
+use crate::data::{MicroBatch, Samples};
 use crate::optimiser::{Optimiser, StepScale};
 use crate::{Error, Result, TrainOptions};
 use model::{Adapters, Entry, Parameters, Pass, Rows, Weights};
@@ -248,7 +248,7 @@ impl Trainer {
         for (index, micro_batch) in self.micro_batches.iter_mut().enumerate() {
             let first = (step * batch + index * micro) as u64;
             let numbers = first..first + micro as u64;
-            let indices = numbers.map(|sample| sequence_index(seed, sample, samples.len()));
+            let indices = numbers.map(|sample| samples.index(seed, sample));
             micro_batch.fill(samples, indices, vocab_size)?;
         }
         match self.micro_batches.iter().map(MicroBatch::target_count).sum() {

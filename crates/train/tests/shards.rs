@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use token::pack::Room;
 use token::shard::{Loss, Writer};
 use token::{Tokenizer, TrainOptions};
-use train::{PackedShards, Samples, Sequence};
+use train::{GrowingContext, PackedShards, Samples, Sequence};
 
 const CONTEXT: usize = 32;
 
@@ -108,5 +108,40 @@ fn damaged_missing_and_empty_shards_are_refused_by_name() {
         let message = opened.err().unwrap().to_string();
         assert!(message.contains(&path.display().to_string()), "{message}");
         assert!(message.contains(expected), "{message}");
+    }
+}
+
+#[test]
+fn a_growing_context_reads_short_pieces_first_and_then_long_ones() {
+    let folder = tempfile::tempdir().unwrap();
+    let texts = documents(1, 60);
+    let paths = [write(folder.path(), "a", &texts)];
+    let long = PackedShards::open(&paths, &tokenizer(256), CONTEXT, Room::Fill).unwrap();
+    let mut options = train::TrainOptions::new(10, 4, CONTEXT);
+    let plain = GrowingContext::open(&paths, &tokenizer(256), &options, Room::Fill).unwrap();
+    assert_eq!((plain.fingerprint(), plain.len()), (long.fingerprint(), long.len()));
+    (options.short_context, options.short_steps) = (CONTEXT / 4, 6);
+    let growing = GrowingContext::open(&paths, &tokenizer(256), &options, Room::Fill).unwrap();
+    assert_ne!(growing.fingerprint(), long.fingerprint());
+    let (mut sequence, mut expected) = (Sequence::default(), Sequence::default());
+    let mut short = Vec::new();
+    for index in 0..growing.len() - long.len() {
+        growing.read(index, &mut sequence);
+        assert!(
+            sequence.ids.len() <= CONTEXT && sequence.lengths.iter().all(|&length| length <= CONTEXT / 4)
+        );
+        assert_eq!(sequence.mask, mask(&sequence.ids));
+        short.extend_from_slice(&sequence.ids);
+    }
+    assert_eq!(counts(short), counts(texts.iter().flatten().copied()), "short pieces are all of the text");
+    let switch = (options.short_steps * options.batch_sequences) as u64;
+    for sample in 0..2 * switch {
+        let index = growing.index(3, sample);
+        assert_eq!(index < growing.len() - long.len(), sample < switch, "sample {sample}");
+        if sample >= switch {
+            growing.read(index, &mut sequence);
+            long.read(long.index(3, sample), &mut expected);
+            assert_eq!(sequence, expected, "sample {sample}");
+        }
     }
 }

@@ -51,6 +51,8 @@ const EVALUATION_SHARE: f64 = 0.015;
 const FORWARD_SHARE: f64 = 1.0 / 3.0;
 /// Share of the steps over which the learning rate falls.
 const DECAY_SHARE: f64 = 0.6;
+/// Share of the steps with the short context, where the recipe names one.
+const SHORT_SHARE: f64 = 0.75;
 
 impl Run<'_> {
     /// Decides what is open and writes the run's recipe.
@@ -188,6 +190,9 @@ fn decide_steps(options: &mut TrainOptions, tokens: f64) {
         return;
     }
     options.steps = ((tokens / options.batch_tokens() as f64) as usize).max(4);
+    if options.short_context > 0 && options.short_steps == 0 {
+        options.short_steps = (options.steps as f64 * SHORT_SHARE) as usize;
+    }
     if options.schedule.kind == ScheduleKind::WarmupStableDecay && options.schedule.decay_steps == 0 {
         options.schedule.decay_steps = ((options.steps as f64 * DECAY_SHARE) as usize).max(1);
         options.schedule.warmup_steps =

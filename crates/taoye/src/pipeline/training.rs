@@ -11,7 +11,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use token::pack::Room;
 use token::{MESSAGE_END, Tokenizer};
-use train::{Finished, Init, Outcome, PackedShards, Samples, Stage, TrainOptions};
+use train::{Finished, GrowingContext, Init, Outcome, PackedShards, Samples, Stage, TrainOptions};
 
 /// Folder of the pretrained model.
 pub const BASE_MODEL: &str = "base-model";
@@ -47,7 +47,8 @@ impl Run<'_> {
         let open = |shard: &str| {
             PackedShards::open(&[self.folder.join(shard)], tokenizer, options.context, Room::Fill)
         };
-        let train = open(TRAIN_SHARD)?;
+        let train = [self.folder.join(TRAIN_SHARD)];
+        let train = GrowingContext::open(&train, tokenizer, &options, Room::Fill)?;
         let held_out = some_samples(open(HELD_OUT_SHARD))?;
         let evaluation = held_out.as_ref().map(|samples| samples as &dyn Samples);
         let training = Training {
@@ -98,8 +99,8 @@ impl Run<'_> {
     pub(super) fn plan_pretraining(&self, tokenizer: &Tokenizer) -> Result<(String, Value)> {
         let options = &self.recipe.pretrain;
         let shard = self.folder.join(TRAIN_SHARD);
-        let samples = PackedShards::open(&[shard], tokenizer, options.context, Room::Fill)?;
-        let epochs = (options.steps * options.batch_sequences) as f64 / samples.len() as f64;
+        let samples = GrowingContext::open(&[shard], tokenizer, options, Room::Fill)?;
+        let epochs = (options.steps * options.batch_tokens()) as f64 / samples.tokens() as f64;
         self.plan(tokenizer, ("pretrain", options), &samples, Some(epochs))
     }
 
