@@ -206,6 +206,9 @@ impl Recipe {
             );
         }
         // Here rather than when the stage begins: before fine-tuning lie the hours of pretraining.
+        if self.finetune.train.short_context > 0 {
+            bail!("`finetune.train.short_context`: only pretraining can begin with a short context");
+        }
         for (part, options) in [("pretrain", &self.pretrain), ("finetune.train", &self.finetune.train)] {
             if options.context > self.model.max_positions {
                 bail!(

@@ -191,9 +191,9 @@ impl GrowingContext {
         Ok(GrowingContext { short: Some(short), long, short_samples, fingerprint })
     }
 
-    /// Tokens of the text, each counted once.
-    pub fn tokens(&self) -> u64 {
-        self.long.tokens()
+    /// The sequences of the whole context.
+    pub fn whole(&self) -> &PackedShards {
+        &self.long
     }
 
     fn short_len(&self) -> usize {

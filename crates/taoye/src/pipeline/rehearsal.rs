@@ -12,9 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tensor::Device;
 use token::Tokenizer;
-use train::{
-    Init, OptimiserKind, PackedShards, Samples, ScheduleKind, Sequence, TrainOptions, sequence_index,
-};
+use train::{Init, OptimiserKind, PackedShards, Samples, ScheduleKind, Sequence, TrainOptions};
 
 /// Encloses what a model sees but does not learn.
 const MASKED: [&str; 2] = ["⟦", "⟧"];
@@ -30,7 +28,9 @@ pub struct StagePlan<'a> {
     /// How it trains.
     pub options: &'a TrainOptions,
     /// What it trains on.
-    pub samples: &'a PackedShards,
+    pub samples: &'a dyn Samples,
+    /// The shards that the samples come from, packed at the whole context.
+    pub shards: &'a PackedShards,
     /// What made its ids.
     pub tokenizer: &'a Tokenizer,
     /// Times that the data are read; none where they are made for the stage.
@@ -98,20 +98,20 @@ pub fn describe(device: &Device, start: Init, plan: &StagePlan<'_>) -> Result<(S
 }
 
 fn text(plan: &StagePlan<'_>, found: &Found) -> String {
-    let StagePlan { samples, options, .. } = plan;
+    let StagePlan { shards, options, .. } = plan;
     let mut text = format!("{}\n", plan.name);
     let mut line = |name: &str, value: String| {
         let _ = writeln!(text, "  {name:<16}{value}");
     };
     line("parameters", format!("{:.2} M", plan.config.parameter_count() as f64 / 1e6));
-    let (tokens, sequences) = (samples.tokens(), samples.len());
-    let full = 100.0 * tokens as f64 / (sequences * samples.context()) as f64;
+    let (tokens, sequences) = (shards.tokens(), shards.len());
+    let full = 100.0 * tokens as f64 / (sequences * shards.context()) as f64;
     line(
         "data",
         format!(
             "{tokens} tokens of {} documents in {sequences} sequences of {} ({full:.1} % full)",
-            samples.documents(),
-            samples.context(),
+            shards.documents(),
+            shards.context(),
         ),
     );
     let times = plan.epochs.map_or(String::new(), |epochs| format!(", {epochs:.2} times through the data"));
@@ -142,14 +142,14 @@ fn text(plan: &StagePlan<'_>, found: &Found) -> String {
 }
 
 fn json(plan: &StagePlan<'_>, found: &Found) -> Value {
-    let StagePlan { samples, options, .. } = plan;
+    let StagePlan { shards, options, .. } = plan;
     let memory = plan.estimate.items.iter().map(|item| json!([item.name, item.bytes]));
     json!({
         "stage": plan.name,
         "parameters": plan.config.parameter_count(),
-        "tokens": samples.tokens(),
-        "documents": samples.documents(),
-        "sequences": samples.len(),
+        "tokens": shards.tokens(),
+        "documents": shards.documents(),
+        "sequences": shards.len(),
         "context": options.context,
         "steps": options.steps,
         "batch_sequences": options.batch_sequences,
@@ -177,11 +177,11 @@ struct Run {
     is_learned: bool,
 }
 
-fn first_batch(options: &TrainOptions, samples: &PackedShards, tokenizer: &Tokenizer) -> Vec<Shown> {
+fn first_batch(options: &TrainOptions, samples: &dyn Samples, tokenizer: &Tokenizer) -> Vec<Shown> {
     let mut sequence = Sequence::default();
     let numbers = 0..options.batch_sequences as u64;
     let shown = numbers.map(|number| {
-        samples.read(sequence_index(options.seed, number, samples.len()), &mut sequence);
+        samples.read(samples.index(options.seed, number), &mut sequence);
         let mut start = 0;
         let pieces = sequence.lengths.iter().map(|length| {
             let piece = start..start + length;

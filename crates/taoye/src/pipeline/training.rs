@@ -100,8 +100,8 @@ impl Run<'_> {
         let options = &self.recipe.pretrain;
         let shard = self.folder.join(TRAIN_SHARD);
         let samples = GrowingContext::open(&[shard], tokenizer, options, Room::Fill)?;
-        let epochs = (options.steps * options.batch_tokens()) as f64 / samples.tokens() as f64;
-        self.plan(tokenizer, ("pretrain", options), &samples, Some(epochs))
+        let epochs = (options.steps * options.batch_tokens()) as f64 / samples.whole().tokens() as f64;
+        self.plan(tokenizer, ("pretrain", options), (&samples, samples.whole()), Some(epochs))
     }
 
     /// What fine-tuning would take; its data are made for it, so that only the first batch is made here.
@@ -109,20 +109,20 @@ impl Run<'_> {
         let options = &self.recipe.finetune.train;
         let shard = self.task_shard(tokenizer, options.batch_tokens() as u64)?;
         let samples = PackedShards::open(&[shard], tokenizer, options.context, Room::Leave)?;
-        self.plan(tokenizer, ("finetune", options), &samples, None)
+        self.plan(tokenizer, ("finetune", options), (&samples, &samples), None)
     }
 
     fn plan(
         &self,
         tokenizer: &Tokenizer,
         (name, options): (&str, &TrainOptions),
-        samples: &PackedShards,
+        (samples, shards): (&dyn Samples, &PackedShards),
         epochs: Option<f64>,
     ) -> Result<(String, Value)> {
         let config = self.config(tokenizer)?;
         let estimate = train::memory_estimate(&config, options, self.context.threads);
         let start = Init::Random(config.clone());
-        let plan = StagePlan { name, config: &config, estimate, options, samples, tokenizer, epochs };
+        let plan = StagePlan { name, config: &config, estimate, options, samples, shards, tokenizer, epochs };
         rehearsal::describe(&self.device, start, &plan)
     }
 

@@ -86,6 +86,7 @@ impl Run<'_, Tuning> {
             estimate: self.memory(&base.config, &options)?,
             options: &options,
             samples: &samples,
+            shards: &samples,
             tokenizer: &base.tokenizer,
             epochs: Some((options.steps * options.batch_sequences) as f64 / samples.len() as f64),
         };

@@ -76,9 +76,8 @@ fn bridged(mut columns: Vec<Option<f64>>) -> Vec<Option<f64>> {
         columns.iter().enumerate().filter_map(|(column, value)| Some((column, (*value)?))).collect();
     for pair in known.windows(2) {
         let ((first, from), (last, to)) = (pair[0], pair[1]);
-        for column in first + 1..last {
-            let share = (column - first) as f64 / (last - first) as f64;
-            columns[column] = Some(from + share * (to - from));
+        for (steps, column) in columns[first..last].iter_mut().enumerate() {
+            *column = Some(from + steps as f64 / (last - first) as f64 * (to - from));
         }
     }
     columns
