@@ -137,7 +137,7 @@ pub(super) fn measure(
     options: &TrainOptions,
     samples: &dyn Samples,
 ) -> Result<f64> {
-    let mut options = TrainOptions { steps: 8, ..options.clone() };
+    let mut options = TrainOptions { steps: 8, short_steps: 0, ..options.clone() };
     options.schedule.decay_steps = 0;
     options.schedule.warmup_steps = 0;
     let mut trainer = match start {
