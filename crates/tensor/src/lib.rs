@@ -11,6 +11,7 @@ pub mod limits;
 mod ops;
 mod pool;
 mod profile;
+pub mod quant;
 pub mod reference;
 mod scratch;
 pub mod simd;
