@@ -105,6 +105,14 @@ pub enum Error {
         /// The name given.
         name: String,
     },
+    /// A GGUF file is damaged, or not what is asked of it.
+    #[error("{}: not a usable GGUF file: {reason}", path.display())]
+    Gguf {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, by key or tensor.
+        reason: String,
+    },
     /// A run's manifest cannot be understood.
     #[error("{}: {reason}. Move the file away to run every stage again", path.display())]
     Manifest {

@@ -3,6 +3,7 @@
 
 mod error;
 pub mod fs;
+pub mod gguf;
 pub mod hash;
 pub mod interrupt;
 pub mod journal;
