@@ -1,5 +1,9 @@
 //! Block-quantised weights: the types of GGUF files, and products with them. Must not know files or models.
 
 mod block_type;
+mod codec;
+mod float;
 
 pub use block_type::BlockType;
+pub use codec::dequantize;
+pub use float::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16, widen_bf16, widen_f16};
