@@ -13,7 +13,7 @@ pub const ISA_VARIABLE: &str = "TAOYE_ISA";
 pub enum Isa {
     /// x86-64 with AVX-512 F, VL, DQ and BW: sixteen lanes.
     Avx512,
-    /// x86-64 with AVX2 and FMA: eight lanes.
+    /// x86-64 with AVX2, FMA and F16C (they came together): eight lanes.
     Avx2,
     /// aarch64: four lanes.
     Neon,
@@ -50,7 +50,11 @@ impl Isa {
                     && is_x86_feature_detected!("avx512bw")
             }
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+            Isa::Avx2 => {
+                is_x86_feature_detected!("avx2")
+                    && is_x86_feature_detected!("fma")
+                    && is_x86_feature_detected!("f16c")
+            }
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => true,
             #[allow(unreachable_patterns)]

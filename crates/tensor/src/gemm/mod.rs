@@ -10,9 +10,11 @@
 
 pub mod bench;
 mod block;
+mod gemv;
 mod matrix;
 mod pack;
 mod packed;
+mod panels;
 pub mod reference;
 mod split;
 mod symmetric;
@@ -22,12 +24,14 @@ mod tile;
 
 pub use matrix::{Into, MatMut, MatRef};
 pub(crate) use pack::transpose;
-pub use packed::{PackedMatrix, gemm_packed};
+pub use packed::{HalfMatrix, PackedMatrix, PackedRef, gemm_packed, pack_half, packed_bytes};
+pub use panels::PanelType;
 pub use symmetric::gemm_symmetric;
 
 use crate::Exec;
 use block::{B_LENGTH_MAX, Block, Blocks, GROUP_MAX};
 use pack::{Part, Prefetch, SLOT, pack_a, pack_b};
+use panels::{Panels, widen_bf16, widen_f16};
 use split::{Grid, Work};
 use std::ops::Range;
 use tile::{AHEAD_STEPS, Ahead, Call, Kernel, Kernels, kernels};
@@ -58,8 +62,8 @@ pub fn gemm(exec: Exec<'_>, a: MatRef<'_>, b: MatRef<'_>, c: MatMut<'_>, into: I
 #[derive(Clone, Copy)]
 enum Operand<'a> {
     Plain(MatRef<'a>),
-    /// All of K for each panel of the kernel's width, panel after panel.
-    Packed(&'a [f32]),
+    /// In panels of the kernel's width.
+    Packed(Panels<'a>),
 }
 
 /// What all rectangles of one product share.
@@ -87,12 +91,18 @@ fn multiply(exec: Exec<'_>, a: MatRef<'_>, b: Operand<'_>, c: MatMut<'_>, into: 
         return;
     }
     let kernels = kernels(exec.isa);
+    if let Operand::Packed(panels) = b
+        && c.rows <= gemv::ROWS_MAX
+        && a.column_stride == 1
+    {
+        return gemv::multiply(exec, a, (panels, kernels.columns), c, into);
+    }
     let work = Work {
         rows: c.rows,
         columns: c.columns,
         tile: (kernels.rows, kernels.columns),
         threads: exec.pool.threads(),
-        packs_b: matches!(b, Operand::Plain(_)),
+        packs_b: !matches!(b, Operand::Packed(Panels::F32(_))),
     };
     let grid = Grid::choose(&work);
     let job = Job { exec, kernels, a, b, c: c.data.as_mut_ptr(), c_stride: c.row_stride, into };
@@ -125,10 +135,14 @@ impl Job<'_> {
                 pack_b(self.exec.isa, b, &part, block.k.len() * width, b_block);
                 (&*b_block, block.k.len() * width)
             }
-            Operand::Packed(panels) => (
+            Operand::Packed(Panels::F32(panels)) => (
                 &panels[block.columns.start / width * depth * width + block.k.start * width..],
                 depth * width,
             ),
+            Operand::Packed(halves) => {
+                self.widen(halves, block, b_block);
+                (&*b_block, block.k.len() * width)
+            }
         };
         let mut next_b = match (self.b, next) {
             (Operand::Plain(b), Some(next)) => Prefetch::new(b.part(next.k.clone(), next.columns.clone())),
@@ -152,6 +166,24 @@ impl Job<'_> {
                     let ahead = next_a.take(step.k.len() / AHEAD_STEPS).or_else(|| next_b.take(b_lines));
                     let packed = Packed { a, b, ahead: ahead.unwrap_or(Ahead::nothing(a.as_ptr())) };
                     self.tile(block, (rows.clone(), first), step.k.clone(), packed);
+                }
+            }
+        }
+    }
+
+    /// Writes the block of panels of halves as f32, as `pack_b` would.
+    fn widen(&self, halves: Panels<'_>, block: &Block, to: &mut [f32]) {
+        let (depth, width) = (self.a.columns, self.kernels.columns);
+        let length = block.k.len() * width;
+        let panels = block.columns.clone().step_by(width).map(|first| first / width);
+        for (panel, to) in panels.zip(to.chunks_exact_mut(length)) {
+            let first = (panel * depth + block.k.start) * width;
+            // SAFETY: the Isa of an Exec is available.
+            unsafe {
+                match halves {
+                    Panels::F32(from) => to.copy_from_slice(&from[first..][..length]),
+                    Panels::F16(from) => widen_f16(self.exec.isa, &from[first..][..length], to),
+                    Panels::Bf16(from) => widen_bf16(self.exec.isa, &from[first..][..length], to),
                 }
             }
         }

@@ -1,7 +1,10 @@
 //! Bit equality with the three loops over odd shapes, transpositions, strides, instruction sets and thread counts.
 #![allow(clippy::unwrap_used)]
 
-use super::{Into, MatMut, MatRef, PackedMatrix, gemm, gemm_packed, reference};
+use super::{
+    HalfMatrix, Into, MatMut, MatRef, PackedMatrix, PackedRef, PanelType, gemm, gemm_packed, reference,
+};
+use crate::simd::{bf16_to_f32, f16_to_f32};
 use crate::{Exec, Isa, Pool};
 
 #[derive(Clone, Copy, Debug)]
@@ -166,6 +169,58 @@ fn a_packed_matrix_can_be_refilled() {
     gemm_packed(exec, a, &packed, MatMut::new(&mut got, 2, 50), Into::Overwrite);
     reference::gemm(a, MatRef::new(&second, 3, 50), MatMut::new(&mut want, 2, 50), Into::Overwrite);
     assert_eq!(got, want);
+}
+
+/// Halves of ordinary size and both signs.
+fn halves(length: usize, half: PanelType) -> Vec<u16> {
+    let base: u16 = if half == PanelType::F16 { 0x3400 } else { 0x3E00 };
+    (0..length as u64).map(|i| base ^ (i.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 48) as u16 & 0x81FF).collect()
+}
+
+#[test]
+fn weights_in_half_precision_give_the_bits_of_the_same_in_f32() {
+    let shapes =
+        [(1, 300, 70), (2, 1, 65), (3, 77, 140), (4, 129, 300), (5, 700, 33), (17, 257, 530), (1, 0, 3)];
+    for (half, widen) in [(PanelType::F16, f16_to_f32 as fn(u16) -> f32), (PanelType::Bf16, bf16_to_f32)] {
+        for (m, k, n) in shapes {
+            let weights = halves(n * k, half);
+            let bytes: Vec<u8> = weights.iter().flat_map(|weight| weight.to_le_bytes()).collect();
+            let wide: Vec<f32> = weights.iter().map(|weight| widen(*weight)).collect();
+            let (a_data, c_data) = (values(m * k, 1), values(m * n, 3));
+            let a = MatRef::new(&a_data, m, k);
+            for into in [Into::Overwrite, Into::Accumulate] {
+                let mut want = c_data.clone();
+                reference::gemm(a, MatRef::new(&wide, n, k).t(), MatMut::new(&mut want, m, n), into);
+                each_exec(|exec| {
+                    let packed = PackedMatrix::pack_half(
+                        exec,
+                        HalfMatrix { bytes: &bytes, half, outputs: n, inputs: k },
+                    );
+                    let mut got = c_data.clone();
+                    gemm_packed(exec, a, &packed, MatMut::new(&mut got, m, n), into);
+                    assert_eq!(got, want, "{} {half:?} {m} × {k} × {n} {into:?}", exec.isa());
+                    let view = packed.view();
+                    let again = PackedRef::from_bytes(exec.isa(), half, (k, n), view.bytes()).unwrap();
+                    got.copy_from_slice(&c_data);
+                    gemm_packed(exec, a, again, MatMut::new(&mut got, m, n), into);
+                    assert_eq!(got, want, "from bytes");
+                });
+            }
+        }
+    }
+}
+
+#[test]
+fn bytes_that_are_no_panels_are_refused() {
+    let bytes = [0; 4096];
+    let isa = Isa::Portable;
+    let length = super::packed_bytes(isa, PanelType::F16, (3, 5));
+    assert_eq!(length, 3 * 8 * 2);
+    assert!(PackedRef::from_bytes(isa, PanelType::F16, (3, 5), &bytes[..length + 2]).is_none());
+    let aligned = (0..4).filter(|start| {
+        PackedRef::from_bytes(isa, PanelType::F16, (3, 5), &bytes[*start..][..length]).is_some()
+    });
+    assert_eq!(aligned.count(), 1);
 }
 
 #[test]

@@ -289,9 +289,9 @@ mod x86 {
     use super::*;
     use crate::simd::{Avx2, Avx512};
 
-    instances!(AVX512, Avx512, rows 14, features "avx512f,avx512vl,avx512dq,avx512bw,avx2,fma");
-    instances!(AVX2, Avx2, rows 6, features "avx2,fma");
-    instances!(EMULATED16, Array<16>, rows 4, features "avx2,fma");
+    instances!(AVX512, Avx512, rows 14, features "avx512f,avx512vl,avx512dq,avx512bw,avx2,fma,f16c");
+    instances!(AVX2, Avx2, rows 6, features "avx2,fma,f16c");
+    instances!(EMULATED16, Array<16>, rows 4, features "avx2,fma,f16c");
 }
 
 #[cfg(target_arch = "aarch64")]

@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 #![allow(clippy::undocumented_unsafe_blocks)] // One reason for all, stated at `Vector`: pointers are the caller's.
 
-use super::Vector;
+use super::{Vector, bf16_to_f32, f16_to_f32, f32_to_f16};
 
 /// `N` lanes without intrinsics. The fused multiply-add is `f32::mul_add`, which rounds once on every processor.
 #[derive(Clone, Copy)]
@@ -52,6 +52,23 @@ impl<const N: usize> Vector for Array<N> {
             unsafe { to.add(i).write(self.0[i]) };
             i += 1;
         }
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(from: *const u16) -> Self {
+        Self(lanes!(N, i => bf16_to_f32(unsafe { from.add(i).read_unaligned() })))
+    }
+    #[inline(always)]
+    unsafe fn load_f16(from: *const u16) -> Self {
+        Self(lanes!(N, i => f16_to_f32(unsafe { from.add(i).read_unaligned() })))
+    }
+    #[inline(always)]
+    unsafe fn load_i8(from: *const i8) -> Self {
+        Self(lanes!(N, i => f32::from(unsafe { from.add(i).read() })))
+    }
+    #[inline(always)]
+    unsafe fn store_f16(self, to: *mut u16) {
+        let halves: [u16; N] = lanes!(N, i => f32_to_f16(self.0[i]));
+        unsafe { to.cast::<[u16; N]>().write_unaligned(halves) }
     }
     #[inline(always)]
     unsafe fn add(self, other: Self) -> Self {

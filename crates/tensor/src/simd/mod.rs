@@ -12,6 +12,7 @@ mod array;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod half;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod sixteen;
@@ -24,6 +25,7 @@ pub use array::Array;
 pub use avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
 pub use avx512::Avx512;
+pub use half::{F16_MAX, bf16_to_f32, f16_to_f32, f32_to_f16};
 #[cfg(target_arch = "aarch64")]
 pub use neon::Neon;
 pub use sixteen::Virtual16;
@@ -59,6 +61,15 @@ pub trait Vector: Copy {
     unsafe fn load_partial(from: *const f32, count: usize) -> Self;
     /// Writes the first `count` ≤ `LANES` lanes and touches no other memory.
     unsafe fn store_partial(self, to: *mut f32, count: usize);
+
+    /// Reads `LANES` bf16 values by their bits; exact.
+    unsafe fn load_bf16(from: *const u16) -> Self;
+    /// Reads `LANES` f16 values by their bits; exact.
+    unsafe fn load_f16(from: *const u16) -> Self;
+    /// Reads `LANES` signed bytes; exact.
+    unsafe fn load_i8(from: *const i8) -> Self;
+    /// Writes the bits of the nearest f16 of each lane, ties to even.
+    unsafe fn store_f16(self, to: *mut u16);
 
     /// `self + other`.
     unsafe fn add(self, other: Self) -> Self;
@@ -147,13 +158,13 @@ macro_rules! dispatch {
         #[allow(clippy::too_many_arguments, unsafe_code)]
         $visibility unsafe fn $name(isa: $crate::Isa, $($argument: $kind),*) $(-> $result)? {
             #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx2,fma")]
+            #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx2,fma,f16c")]
             unsafe fn avx512($($argument: $kind),*) $(-> $result)? {
                 // SAFETY: the enclosing function has the features, its caller upholds the rest.
                 unsafe { $kernel::<$crate::simd::Avx512>($($argument),*) }
             }
             #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx2,fma")]
+            #[target_feature(enable = "avx2,fma,f16c")]
             unsafe fn avx2($($argument: $kind),*) $(-> $result)? {
                 // SAFETY: the enclosing function has the features, its caller upholds the rest.
                 unsafe { $kernel::<$crate::simd::Avx2>($($argument),*) }
@@ -166,7 +177,7 @@ macro_rules! dispatch {
             }
             // The arrays are plain Rust; where there is a fused multiply-add instruction the compiler may use it.
             #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx2,fma")]
+            #[target_feature(enable = "avx2,fma,f16c")]
             unsafe fn emulated16_with_fma($($argument: $kind),*) $(-> $result)? {
                 // SAFETY: arrays need no features, the caller upholds the rest.
                 unsafe { $kernel::<$crate::simd::Array<16>>($($argument),*) }

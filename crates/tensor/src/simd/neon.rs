@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 #![allow(clippy::undocumented_unsafe_blocks)] // One reason for all, stated at `Vector`: the caller has the features.
 
-use super::Vector;
+use super::{Vector, f32_to_f16};
 use std::arch::aarch64::*;
 
 /// One 128-bit register.
@@ -46,6 +46,37 @@ impl Vector for Neon {
             if i < count {
                 unsafe { to.add(i).write(*lane) };
             }
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(from: *const u16) -> Self {
+        Self(unsafe { vreinterpretq_f32_u32(vshll_n_u16::<16>(vld1_u16(from))) })
+    }
+    #[inline(always)]
+    unsafe fn load_f16(from: *const u16) -> Self {
+        // By the bits, as `f16_to_f32`.
+        unsafe {
+            let bits = vmovl_u16(vld1_u16(from));
+            let sign = vshlq_n_u32::<16>(vandq_u32(bits, vdupq_n_u32(0x8000)));
+            let magnitude = vshlq_n_u32::<13>(vandq_u32(bits, vdupq_n_u32(0x7FFF)));
+            let rebias = vdupq_n_f32(f32::from_bits((112 + 127) << 23));
+            let finite = vreinterpretq_u32_f32(vmulq_f32(vreinterpretq_f32_u32(magnitude), rebias));
+            let special = vorrq_u32(magnitude, vdupq_n_u32(0x7F80_0000));
+            let is_special = vcgeq_u32(magnitude, vdupq_n_u32(0x7C00 << 13));
+            Self(vreinterpretq_f32_u32(vorrq_u32(vbslq_u32(is_special, special, finite), sign)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_i8(from: *const i8) -> Self {
+        let lanes = unsafe { from.cast::<[i8; 4]>().read() };
+        unsafe { Self::load(lanes.map(f32::from).as_ptr()) }
+    }
+    #[inline(always)]
+    unsafe fn store_f16(self, to: *mut u16) {
+        let mut lanes = [0.0_f32; 4];
+        unsafe {
+            self.store(lanes.as_mut_ptr());
+            to.cast::<[u16; 4]>().write_unaligned(lanes.map(f32_to_f16));
         }
     }
     #[inline(always)]

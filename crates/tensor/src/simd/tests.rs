@@ -231,3 +231,70 @@ fn buffers_are_aligned_zero_and_independent() {
         assert!(copy.iter().all(|x| *x == 2.0));
     }
 }
+
+#[inline(always)]
+unsafe fn widen_generic<V: Vector>(halves: &[u16], bytes: &[i8], out: [&mut [f32]; 3]) {
+    let [f16, bf16, i8] = out;
+    let mut i = 0;
+    while i < halves.len() {
+        unsafe {
+            V::load_f16(halves.as_ptr().add(i)).store(f16.as_mut_ptr().add(i));
+            V::load_bf16(halves.as_ptr().add(i)).store(bf16.as_mut_ptr().add(i));
+            V::load_i8(bytes.as_ptr().add(i)).store(i8.as_mut_ptr().add(i));
+        }
+        i += V::LANES;
+    }
+}
+
+crate::dispatch! {
+    fn widen(halves: &[u16], bytes: &[i8], out: [&mut [f32]; 3]) = widen_generic;
+}
+
+#[inline(always)]
+unsafe fn narrow_generic<V: Vector>(from: &[f32], to: &mut [u16]) {
+    let mut i = 0;
+    while i < from.len() {
+        unsafe { V::load(from.as_ptr().add(i)).store_f16(to.as_mut_ptr().add(i)) };
+        i += V::LANES;
+    }
+}
+
+crate::dispatch! {
+    fn narrow(from: &[f32], to: &mut [u16]) = narrow_generic;
+}
+
+#[test]
+fn every_half_and_byte_is_widened() {
+    let halves: Vec<u16> = (0..=u16::MAX).collect();
+    let bytes: Vec<i8> = halves.iter().map(|half| *half as i8).collect();
+    for isa in Isa::available() {
+        let (mut f16, mut bf16, mut i8) = (vec![0.0; 65536], vec![0.0; 65536], vec![0.0; 65536]);
+        unsafe { widen(isa, &halves, &bytes, [&mut f16, &mut bf16, &mut i8]) };
+        for (index, bits) in halves.iter().enumerate() {
+            assert!(same(f16[index], super::f16_to_f32(*bits)), "{isa}: f16 {bits:#x} is {}", f16[index]);
+            assert!(same(bf16[index], super::bf16_to_f32(*bits)), "{isa}: bf16 {bits:#x} is {}", bf16[index]);
+            assert_eq!(i8[index], f32::from(bytes[index]), "{isa}");
+        }
+    }
+}
+
+#[test]
+fn numbers_are_rounded_to_f16_alike() {
+    // Around every f16 and around the middle between two, and a coarse sweep of all bits.
+    let near = (0..0x7C01_u16).flat_map(|bits| {
+        let (here, next) = (super::f16_to_f32(bits), super::f16_to_f32(bits + u16::from(bits < 0x7C00)));
+        let middle = if next.is_finite() { 0.5 * (here + next) } else { 65520.0 };
+        [here, middle.next_down(), middle, -middle.next_up()]
+    });
+    let sweep = (0..1 << 16).map(|index| f32::from_bits(index * 65_521));
+    let from: Vec<f32> = near.chain(sweep).take(190_000).collect();
+    let from = &from[..from.len() / 16 * 16];
+    for isa in Isa::available() {
+        let mut to = vec![0; from.len()];
+        unsafe { narrow(isa, from, &mut to) };
+        for (x, half) in from.iter().zip(&to) {
+            let expected = super::f32_to_f16(*x);
+            assert!(x.is_nan() || *half == expected, "{isa}: {x:e} is {half:#x}, not {expected:#x}");
+        }
+    }
+}
