@@ -25,4 +25,16 @@ pub enum Error {
         /// What this processor has.
         available: String,
     },
+    /// A weight cannot be quantised.
+    #[error("row {row}, column {column} holds {value}, which {kind} cannot: repair or replace the weights")]
+    NotFinite {
+        /// Infinite or not a number.
+        value: f32,
+        /// Its row, from 0.
+        row: usize,
+        /// Its column, from 0.
+        column: usize,
+        /// The type to be quantised to.
+        kind: &'static str,
+    },
 }

@@ -5,5 +5,5 @@ mod codec;
 mod float;
 
 pub use block_type::BlockType;
-pub use codec::dequantize;
+pub use codec::{Rows, can_quantize, dequantize, quantize, quantize_on};
 pub use float::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16, widen_bf16, widen_f16};
