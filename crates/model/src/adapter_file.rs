@@ -4,7 +4,8 @@
 //! Whatever these adapters cannot compute is refused by its key. It must not know how adapters are trained.
 
 use crate::adapters::{AdapterLayout, AdapterOptions, Adapters, Module};
-use crate::{Decoder, Error, Parameters, weights_file};
+use crate::file::{self, Candidate, Container, Places};
+use crate::{Decoder, Entry, Error, Parameters, weights_file};
 use serde_json::{Map, Value, json};
 use std::path::Path;
 use tensor::Device;
@@ -57,15 +58,16 @@ impl Adapters {
         let object =
             value.map_err(|source| Error::Config { path: path.clone(), reason: source.to_string() })?;
         let options = options(&object).map_err(|reason| Error::Config { path, reason })?;
-        let path = folder.join(TENSORS);
-        let len = AdapterLayout::new(decoder, &options).len();
-        weights_file::check_size(std::slice::from_ref(&path), len, CONFIG).map_err(|error| match error {
+        let container = Container::safetensors(&[folder.join(TENSORS)]).map_err(|error| match error {
             Error::Read { path, source } => Error::ReadAdapter { path, source },
             error => error,
         })?;
+        let layout = AdapterLayout::new(decoder, &options);
+        let whole = |entry: &Entry| vec![Candidate::whole(&entry.name, entry)];
+        let places = Places::resolve(&container, layout.entries(), &whole, &|_| false)?;
         let mut adapters = Adapters::zeros(device, decoder, &options);
         let (entries, flat) = adapters.parts_mut();
-        weights_file::read(&[path], entries, &|_| false, flat)?;
+        file::read_all(&container, &places, entries, device.exec(), flat);
         Ok(adapters)
     }
 }

@@ -239,6 +239,11 @@ struct Pair {
 }
 
 impl AdapterLayout {
+    /// The parameters in the order of their offsets.
+    pub(crate) fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
     /// For each group of matrices with the same input the A of all that are adapted, then their B.
     pub(crate) fn new(decoder: &Decoder, options: &AdapterOptions) -> AdapterLayout {
         let table = LowRanks::new(options.scale());

@@ -1,9 +1,9 @@
-//! A decoder's weights: one flat buffer, initialised from a seed or read from a Hugging Face folder.
+//! A decoder's weights: one flat buffer, initialised from a seed or read from a model's files.
 //!
 //! It must not know what the weights compute.
 
 use crate::layout::{Entry, Role};
-use crate::{Config, Decoder, Error, weights_file};
+use crate::{Config, Decoder, Error, ModelFile, weights_file};
 use base::seed::Rng;
 use std::path::Path;
 use tensor::{Device, Tensor};
@@ -38,16 +38,15 @@ impl Parameters {
         Parameters { decoder, flat }
     }
 
-    /// Reads `config.json` and `model.safetensors` (single or sharded; f32, f16 or bf16) of a folder.
+    /// Reads all weights of a GGUF file or a Hugging Face folder as f32.
     ///
     /// # Errors
-    /// When a file is missing or damaged, or a tensor is missing, unknown or of another shape.
-    pub fn load(device: &Device, folder: &Path) -> Result<Parameters, Error> {
-        let decoder = Decoder::new(Config::load(folder)?);
-        weights_file::check_size(&weights_file::files(folder)?, decoder.layout().len(), "config.json")?;
-        let mut flat = device.empty(decoder.layout().len());
-        weights_file::read_folder(folder, decoder.layout(), flat.data_mut())?;
-        Ok(Parameters { decoder, flat })
+    /// As [`ModelFile::open`].
+    pub fn load(device: &Device, path: &Path) -> Result<Parameters, Error> {
+        let file = ModelFile::open(path)?;
+        let mut flat = device.empty(file.decoder().layout().len());
+        file.read_f32(device.exec(), flat.data_mut());
+        Ok(Parameters { decoder: file.decoder().clone(), flat })
     }
 
     /// Writes `config.json` and `model.safetensors` (f32), each whole or not at all.
