@@ -5,11 +5,11 @@ use std::ops::Range;
 /// A matrix that is read: element (r, c) is `data[r · row_stride + c · column_stride]`; one of the strides is 1.
 #[derive(Clone, Copy)]
 pub struct MatRef<'a> {
-    pub(super) data: &'a [f32],
-    pub(super) rows: usize,
-    pub(super) columns: usize,
-    pub(super) row_stride: usize,
-    pub(super) column_stride: usize,
+    pub(crate) data: &'a [f32],
+    pub(crate) rows: usize,
+    pub(crate) columns: usize,
+    pub(crate) row_stride: usize,
+    pub(crate) column_stride: usize,
 }
 
 impl<'a> MatRef<'a> {
@@ -42,7 +42,7 @@ impl<'a> MatRef<'a> {
     }
 
     /// The part `rows` × `columns`; an empty part holds no data.
-    pub(super) fn part(self, rows: Range<usize>, columns: Range<usize>) -> MatRef<'a> {
+    pub(crate) fn part(self, rows: Range<usize>, columns: Range<usize>) -> MatRef<'a> {
         assert!(rows.end <= self.rows && columns.end <= self.columns, "a part lies within its matrix");
         let first = rows.start * self.row_stride + columns.start * self.column_stride;
         let data = self.data.get(first..).unwrap_or_default();
@@ -71,10 +71,10 @@ impl<'a> MatRef<'a> {
 
 /// A matrix that is written: element (r, c) is `data[r · row_stride + c]`.
 pub struct MatMut<'a> {
-    pub(super) data: &'a mut [f32],
-    pub(super) rows: usize,
-    pub(super) columns: usize,
-    pub(super) row_stride: usize,
+    pub(crate) data: &'a mut [f32],
+    pub(crate) rows: usize,
+    pub(crate) columns: usize,
+    pub(crate) row_stride: usize,
 }
 
 impl<'a> MatMut<'a> {

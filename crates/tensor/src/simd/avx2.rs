@@ -19,6 +19,14 @@ unsafe fn mask_of(count: usize) -> __m256i {
     unsafe { _mm256_loadu_si256(MASKS.as_ptr().add(8 - count).cast()) }
 }
 
+impl Avx2 {
+    /// The lanes of a register.
+    #[inline(always)]
+    pub(super) fn from_register(register: __m256) -> Avx2 {
+        Avx2(register)
+    }
+}
+
 impl Vector for Avx2 {
     const LANES: usize = 8;
     type Mask = __m256;

@@ -15,6 +15,14 @@ fn mask_of(count: usize) -> __mmask16 {
     ((1_u32 << count) - 1) as __mmask16
 }
 
+impl Avx512 {
+    /// The lanes of a register.
+    #[inline(always)]
+    pub(super) fn from_register(register: __m512) -> Avx512 {
+        Avx512(register)
+    }
+}
+
 impl Vector for Avx512 {
     const LANES: usize = 16;
     type Mask = __mmask16;

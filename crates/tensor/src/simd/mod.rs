@@ -15,6 +15,7 @@ mod avx512;
 mod half;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+pub mod quads;
 mod sixteen;
 #[cfg(test)]
 mod tests;

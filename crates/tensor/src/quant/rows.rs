@@ -1,0 +1,273 @@
+//! Activations as signed bytes with a scale for each 32 of a row, quantised once for all the products that read them.
+//! Must not know weights.
+#![allow(unsafe_code)]
+
+use super::instances::Instance;
+use super::source::BLOCK;
+use crate::Exec;
+use crate::pool::Disjoint;
+use crate::simd::Vector;
+use crate::simd::quads::Quads;
+
+/// Rows that are stored together, each block of them beside the same block of the others. A multiple of the rows of
+/// most kernels.
+pub(super) const TILE_ROWS: usize = 12;
+/// The largest quant.
+const QUANT_MAX: f32 = 127.0;
+/// A block whose largest value is below this (2⁻¹⁰⁰) counts as zero, so that no reciprocal overflows.
+const LEAST: f32 = f32::from_bits((127 - 100) << 23);
+/// A block is split in two parts where 127² · 32 > `CREST`² · Σ quants²: its largest value is more than `CREST` times
+/// its root mean square, and one scale would leave the others few bits.
+const CREST_SQUARED: i32 = 16;
+
+/// Rows of activations, quantised. Where the largest of 32 values dwarfs the others, the block has a second part, the
+/// quantised remainder of the first, so that the others keep their precision; see [`super::reference::Rows`].
+///
+/// The buffers grow to the largest size asked for and are kept.
+#[derive(Default)]
+pub struct QuantRows {
+    rows: usize,
+    blocks: usize,
+    /// Tile after tile, `[entry][row][32]`; an entry is the first or second part of a block.
+    quants: Vec<i8>,
+    /// `[entry][row]`.
+    scales: Vec<f32>,
+    /// `[entry][3][row]`: −Σ quants of all, of the first half and of the second.
+    sums: Vec<i32>,
+    /// The block of each entry.
+    index: Vec<u32>,
+    /// For each tile and block its first entry, and at the end of each tile the number of its entries.
+    starts: Vec<u32>,
+}
+
+/// A tile of a [`QuantRows`].
+pub(super) struct RowTile<'a> {
+    /// Number of the first row.
+    pub first_row: usize,
+    /// Rows, at most `TILE_ROWS`.
+    pub rows: usize,
+    /// As in [`QuantRows`].
+    pub quants: &'a [i8],
+    pub scales: &'a [f32],
+    pub sums: &'a [i32],
+    pub index: &'a [u32],
+    pub starts: &'a [u32],
+}
+
+impl QuantRows {
+    /// No rows yet.
+    pub fn new() -> QuantRows {
+        QuantRows::default()
+    }
+
+    /// Replaces the contents with `rows` rows of `columns` values each, one after the other in `x`. Values that are not
+    /// finite make every product of their row NaN.
+    ///
+    /// # Panics
+    /// `columns` is no multiple of 32, or `x` is no `rows` × `columns`.
+    pub fn quantize(&mut self, exec: Exec<'_>, x: &[f32], rows: usize, columns: usize) {
+        self.quantize_with(exec, Instance::of(exec.isa), x, (rows, columns));
+    }
+
+    pub(super) fn quantize_with(&mut self, exec: Exec<'_>, instance: Instance, x: &[f32], shape: (usize, usize)) {
+        let (rows, columns) = shape;
+        assert!(columns.is_multiple_of(BLOCK), "{columns} columns are no whole number of blocks of {BLOCK}");
+        assert_eq!(x.len(), rows * columns, "activations of {rows} × {columns}");
+        self.resize(rows, columns / BLOCK);
+        let blocks = self.blocks;
+        let tiles = rows.div_ceil(TILE_ROWS);
+        let quants = Disjoint::new(&mut self.quants);
+        let scales = Disjoint::new(&mut self.scales);
+        let sums = Disjoint::new(&mut self.sums);
+        let index = Disjoint::new(&mut self.index);
+        let starts = Disjoint::new(&mut self.starts);
+        let function = instance.quantize();
+        exec.pool.run(tiles, &|tile, _| {
+            let first = tile * TILE_ROWS;
+            let tile_rows = TILE_ROWS.min(rows - first);
+            let slots = 2 * blocks * first..2 * blocks * (first + tile_rows);
+            // SAFETY: the tiles' parts do not overlap.
+            let job = unsafe {
+                TileJob {
+                    x: &x[first * columns..][..tile_rows * columns],
+                    rows: tile_rows,
+                    blocks,
+                    quants: quants.range(slots.start * BLOCK..slots.end * BLOCK),
+                    scales: scales.range(slots.clone()),
+                    sums: sums.range(3 * slots.start..3 * slots.end),
+                    index: index.range(2 * blocks * tile..2 * blocks * (tile + 1)),
+                    starts: starts.range((blocks + 1) * tile..(blocks + 1) * (tile + 1)),
+                }
+            };
+            // SAFETY: the instance is available on the processor.
+            unsafe { function(job) };
+        });
+    }
+
+    /// Rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Values of each row.
+    pub fn columns(&self) -> usize {
+        self.blocks * BLOCK
+    }
+
+    /// The share of blocks that have a second part, counted by tiles of twelve rows: what it costs.
+    pub fn split_share(&self) -> f64 {
+        let tiles = self.rows.div_ceil(TILE_ROWS);
+        let entries: u64 = (0..tiles).map(|tile| u64::from(self.starts[(self.blocks + 1) * (tile + 1) - 1])).sum();
+        entries as f64 / (tiles * self.blocks).max(1) as f64 - 1.0
+    }
+
+    pub(super) fn blocks(&self) -> usize {
+        self.blocks
+    }
+
+    pub(super) fn tile(&self, tile: usize) -> RowTile<'_> {
+        let first_row = tile * TILE_ROWS;
+        let rows = TILE_ROWS.min(self.rows - first_row);
+        let slots = 2 * self.blocks * first_row..2 * self.blocks * (first_row + rows);
+        RowTile {
+            first_row,
+            rows,
+            quants: &self.quants[slots.start * BLOCK..slots.end * BLOCK],
+            scales: &self.scales[slots.clone()],
+            sums: &self.sums[3 * slots.start..3 * slots.end],
+            index: &self.index[2 * self.blocks * tile..2 * self.blocks * (tile + 1)],
+            starts: &self.starts[(self.blocks + 1) * tile..(self.blocks + 1) * (tile + 1)],
+        }
+    }
+
+    fn resize(&mut self, rows: usize, blocks: usize) {
+        (self.rows, self.blocks) = (rows, blocks);
+        let (slots, tiles) = (2 * rows * blocks, rows.div_ceil(TILE_ROWS));
+        grow(&mut self.quants, slots * BLOCK);
+        grow(&mut self.scales, slots);
+        grow(&mut self.sums, 3 * slots);
+        grow(&mut self.index, 2 * blocks * tiles);
+        grow(&mut self.starts, (blocks + 1) * tiles);
+    }
+}
+
+/// Makes a buffer at least so long. Fresh zeroed memory, so that what is never used is never touched.
+fn grow<T: Clone + Default>(buffer: &mut Vec<T>, length: usize) {
+    if buffer.len() < length {
+        *buffer = vec![T::default(); length];
+    }
+}
+
+/// What it takes to quantise one tile of rows.
+pub(super) struct TileJob<'a> {
+    /// `rows` × 32 · `blocks` values.
+    pub x: &'a [f32],
+    pub rows: usize,
+    pub blocks: usize,
+    /// As in [`QuantRows`].
+    pub quants: &'a mut [i8],
+    pub scales: &'a mut [f32],
+    pub sums: &'a mut [i32],
+    pub index: &'a mut [u32],
+    pub starts: &'a mut [u32],
+}
+
+/// # Safety
+/// The processor has the instance's features.
+pub(super) type QuantizeFunction = unsafe fn(TileJob<'_>);
+
+/// The body of every instance of [`QuantizeFunction`].
+#[inline(always)]
+pub(super) unsafe fn quantize_tile<Q: Quads>(job: TileJob<'_>) {
+    let TileJob { x, rows, blocks, quants, scales, sums, index, starts } = job;
+    let columns = blocks * BLOCK;
+    let mut entry = 0;
+    for block in 0..blocks {
+        starts[block] = entry as u32;
+        index[entry] = block as u32;
+        let mut split = [false; TILE_ROWS];
+        for row in 0..rows {
+            let values = &x[row * columns + block * BLOCK..][..BLOCK];
+            let at = (entry * rows + row) * BLOCK;
+            let to = &mut quants[at..at + BLOCK];
+            // SAFETY: this is inlined into a function with the features.
+            let scale = unsafe { quantize_block::<Q>(values, to) };
+            let squares = put_sums(to, &mut sums[entry * 3 * rows..][..3 * rows], rows, row);
+            scales[entry * rows + row] = scale;
+            split[row] = squares > 0 && 127 * 127 * 32 > CREST_SQUARED * squares;
+        }
+        entry += 1;
+        if split.contains(&true) {
+            index[entry] = block as u32;
+            for row in 0..rows {
+                let at = (entry * rows + row) * BLOCK;
+                let (first, second) = quants.split_at_mut(at);
+                let to = &mut second[..BLOCK];
+                let mut scale = 0.0;
+                if split[row] {
+                    let values = &x[row * columns + block * BLOCK..][..BLOCK];
+                    let first = &first[at - rows * BLOCK..][..BLOCK];
+                    let mut rest = [0.0_f32; BLOCK];
+                    for ((rest, value), quant) in rest.iter_mut().zip(values).zip(first) {
+                        *rest = f32::from(-*quant).mul_add(scales[(entry - 1) * rows + row], *value);
+                    }
+                    // SAFETY: as above.
+                    scale = unsafe { quantize_block::<Q>(&rest, to) };
+                } else {
+                    to.fill(0);
+                }
+                put_sums(to, &mut sums[entry * 3 * rows..][..3 * rows], rows, row);
+                scales[entry * rows + row] = scale;
+            }
+            entry += 1;
+        }
+    }
+    starts[blocks] = entry as u32;
+}
+
+/// Quantises 32 values by their largest and returns the scale: 0 where all are (nearly) 0, NaN where one is not finite.
+#[inline(always)]
+unsafe fn quantize_block<Q: Quads>(values: &[f32], to: &mut [i8]) -> f32 {
+    debug_assert!(values.len() == BLOCK && to.len() == BLOCK);
+    // SAFETY: the caller has the features; both slices hold 32 elements.
+    unsafe {
+        let (mut largest, mut not_finite) = (Q::V::zero(), Q::V::zero());
+        let mut i = 0;
+        while i < BLOCK {
+            let value = Q::V::load(values.as_ptr().add(i));
+            largest = value.abs().max(largest);
+            not_finite = value.fma(Q::V::zero(), not_finite);
+            i += Q::V::LANES;
+        }
+        let mut lanes = [0.0_f32; 16];
+        not_finite.store(lanes.as_mut_ptr());
+        let poison: f32 = lanes.iter().sum();
+        lanes = [0.0; 16];
+        largest.store(lanes.as_mut_ptr());
+        let largest = lanes.iter().fold(0.0_f32, |largest, lane| if *lane > largest { *lane } else { largest });
+        if poison.is_nan() || largest < LEAST {
+            to.fill(0);
+            return poison;
+        }
+        let inverse = Q::V::splat(QUANT_MAX / largest);
+        let mut i = 0;
+        while i < BLOCK {
+            let quant = Q::V::load(values.as_ptr().add(i)).mul(inverse).round();
+            Q::store_narrow(quant.to_integers(), to.as_mut_ptr().add(i));
+            i += Q::V::LANES;
+        }
+        largest / QUANT_MAX
+    }
+}
+
+/// Writes the three negated sums of a row's quants and returns the sum of their squares.
+#[inline(always)]
+fn put_sums(quants: &[i8], sums: &mut [i32], rows: usize, row: usize) -> i32 {
+    let (first, second) = quants.split_at(BLOCK / 2);
+    let sum = |half: &[i8]| half.iter().map(|quant| i32::from(*quant)).sum::<i32>();
+    let (first, second) = (sum(first), sum(second));
+    sums[row] = -(first + second);
+    sums[rows + row] = -first;
+    sums[2 * rows + row] = -second;
+    quants.iter().map(|quant| i32::from(*quant) * i32::from(*quant)).sum()
+}

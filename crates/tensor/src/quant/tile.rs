@@ -1,0 +1,314 @@
+//! The innermost kernels of quantised products: a tile of outputs kept in registers while the blocks of k run, the
+//! unpacking of panels. Must not know where the operands come from.
+#![allow(unsafe_code)]
+
+use super::format::{At, Format};
+use super::layout::PANEL;
+use super::source::BLOCK;
+use crate::simd::Vector;
+use crate::simd::quads::Quads;
+
+/// The most rows of any kernel.
+pub(super) const ROWS_MAX: usize = 6;
+/// The most registers of outputs in a row of any kernel.
+const UNITS_MAX: usize = 4;
+
+/// Panels of one layout that lie one after the other.
+#[derive(Clone, Copy)]
+pub(super) struct Panels {
+    /// The first panel.
+    pub base: *const u8,
+    /// Bytes from panel to panel.
+    pub stride: usize,
+    /// Offsets of the high plane, of the scales and of the super scales in a panel.
+    pub sections: [usize; 3],
+    /// The number of the block that comes first in the panel.
+    pub first_block: usize,
+}
+
+/// One call: for rows of activations and neighbouring panels of weights, each output goes on from `from` with the blocks
+/// of `index`, ascending; for each group of a block
+/// `sum = fma(f32(Σ quants · activations − offset · Σ activations) · scale [+ minimum · −Σ activations], activation scale, sum)`.
+#[derive(Clone, Copy)]
+pub(super) struct Call {
+    /// The weights.
+    pub panels: Panels,
+    /// Blocks of activations.
+    pub entries: usize,
+    /// For each of them the number of the block of weights that it meets.
+    pub index: *const u32,
+    /// Rows that the blocks of activations have: their stride.
+    pub stride: usize,
+    /// `[entry][row][32]`, from the first row of this call.
+    pub quants: *const i8,
+    /// `[entry][row]`.
+    pub scales: *const f32,
+    /// `[entry][3][row]`: −Σ quants of the whole, of the first half and of the second half.
+    pub sums: *const i32,
+    /// What the outputs start from; null for 0.
+    pub from: *const f32,
+    /// Distance between its rows.
+    pub from_stride: usize,
+    /// The outputs.
+    pub to: *mut f32,
+    /// Distance between their rows.
+    pub to_stride: usize,
+}
+
+/// # Safety
+/// The processor has the instance's features; every pointer covers what [`Call`] says.
+pub(super) type TileFunction = unsafe fn(&Call);
+/// Unpacks `blocks` blocks from number `first` of `panels` panels: (from, first, blocks, panels, to).
+///
+/// # Safety
+/// As for [`TileFunction`]; `to` has room for the panels in the plain layout of that many blocks.
+pub(super) type UnpackFunction = unsafe fn(&Panels, usize, usize, usize, *mut u8);
+
+/// A kernel and the size of its tile.
+#[derive(Clone, Copy)]
+pub(super) struct Tile {
+    /// Rows of activations.
+    pub rows: usize,
+    /// Panels of weights.
+    pub panels: usize,
+    /// The kernel.
+    pub function: TileFunction,
+}
+
+/// Repeats a body for each of the eight steps of a block, its number a constant.
+macro_rules! each_step {
+    ($step:ident => $body:block) => {
+        each_step!(@ $step, $body, 0 1 2 3 4 5 6 7)
+    };
+    (@ $step:ident, $body:block, $($number:literal)*) => {
+        $({ const $step: usize = $number; $body })*
+    };
+}
+
+/// The body of every instance: `ROWS` rows, and `PASSES` times `UNITS` registers of outputs in each.
+#[inline(always)]
+pub(super) unsafe fn tile<Q: Quads, F: Format, const ROWS: usize, const UNITS: usize, const PASSES: usize>(call: &Call) {
+    let mut pass = 0;
+    while pass < PASSES {
+        // SAFETY: the caller promises the features and what `Call` says.
+        unsafe { tile_pass::<Q, F, ROWS, UNITS>(call, pass * UNITS) };
+        pass += 1;
+    }
+}
+
+#[inline(always)]
+unsafe fn tile_pass<Q: Quads, F: Format, const ROWS: usize, const UNITS: usize>(call: &Call, first_unit: usize) {
+    let Call { panels, entries, index, stride, .. } = *call;
+    let per_group = 8 / F::GROUPS;
+    let run = if Q::RUN[F::CLASS] < per_group { Q::RUN[F::CLASS] } else { per_group };
+    // SAFETY: the caller promises the features, and that the pointers cover the operands.
+    unsafe {
+        let mut sums = [[Q::V::zero(); UNITS_MAX]; ROWS_MAX];
+        let column = first_unit * Q::V::LANES;
+        if !call.from.is_null() {
+            let mut row = 0;
+            while row < ROWS {
+                let from = call.from.add(row * call.from_stride + column);
+                let mut unit = 0;
+                while unit < UNITS {
+                    sums[row][unit] = Q::V::load(from.add(unit * Q::V::LANES));
+                    unit += 1;
+                }
+                row += 1;
+            }
+        }
+        let (mut quants, mut scales, mut row_sums) = (call.quants, call.scales, call.sums);
+        for entry in 0..entries {
+            let block = *index.add(entry) as usize - panels.first_block;
+            let at = locate::<Q, F, UNITS>(&panels, block, first_unit);
+            let mut integers = [[Q::V::integer_splat(0); UNITS_MAX]; ROWS_MAX];
+            let mut partial = [[Q::begin::<0>(Q::V::integer_splat(0)); UNITS_MAX]; ROWS_MAX];
+            each_step!(STEP => {
+                let group = STEP / per_group;
+                let within = STEP % per_group;
+                let mut row = 0;
+                while row < ROWS {
+                    if within == 0 {
+                        let start = if F::MINIMA {
+                            Q::V::integer_splat(0)
+                        } else {
+                            let slot = if F::GROUPS == 1 { 0 } else { 1 + group };
+                            shifted::<Q>(Q::V::integer_splat(*row_sums.add(slot * stride + row)), F::SHIFT)
+                        };
+                        integers[row] = [start; UNITS_MAX];
+                    }
+                    if within % run == 0 {
+                        let mut unit = 0;
+                        while unit < UNITS {
+                            partial[row][unit] = begin::<Q, F>(integers[row][unit]);
+                            unit += 1;
+                        }
+                    }
+                    row += 1;
+                }
+                let mut weights = [Q::splat(0); UNITS_MAX];
+                let mut unit = 0;
+                while unit < UNITS {
+                    weights[unit] = F::quants::<Q>(&at[unit], STEP);
+                    unit += 1;
+                }
+                let mut row = 0;
+                while row < ROWS {
+                    let activations = Q::splat_quad(quants.add(row * BLOCK + STEP * 4));
+                    let mut unit = 0;
+                    while unit < UNITS {
+                        partial[row][unit] = dot::<Q, F>(partial[row][unit], weights[unit], activations);
+                        unit += 1;
+                    }
+                    row += 1;
+                }
+                if within % run == run - 1 {
+                    let mut row = 0;
+                    while row < ROWS {
+                        let mut unit = 0;
+                        while unit < UNITS {
+                            integers[row][unit] = end::<Q, F>(integers[row][unit], partial[row][unit]);
+                            unit += 1;
+                        }
+                        row += 1;
+                    }
+                }
+                if within == per_group - 1 {
+                    let mut unit = 0;
+                    while unit < UNITS {
+                        let scale = F::scale::<Q>(&at[unit], group);
+                        let mut row = 0;
+                        while row < ROWS {
+                            let mut value = Q::V::from_integers(integers[row][unit]).mul(scale);
+                            if F::MINIMA {
+                                let slot = if F::GROUPS == 1 { 0 } else { 1 + group };
+                                let sum = Q::V::integer_splat(*row_sums.add(slot * stride + row));
+                                let minimum = F::minimum::<Q>(&at[unit], group);
+                                value = minimum.fma(Q::V::from_integers(sum), value);
+                            }
+                            sums[row][unit] = value.fma(Q::V::splat(*scales.add(row)), sums[row][unit]);
+                            row += 1;
+                        }
+                        unit += 1;
+                    }
+                }
+            });
+            quants = quants.wrapping_add(stride * BLOCK);
+            scales = scales.wrapping_add(stride);
+            row_sums = row_sums.wrapping_add(3 * stride);
+        }
+        let mut row = 0;
+        while row < ROWS {
+            let to = call.to.add(row * call.to_stride + column);
+            let mut unit = 0;
+            while unit < UNITS {
+                sums[row][unit].store(to.add(unit * Q::V::LANES));
+                unit += 1;
+            }
+            row += 1;
+        }
+    }
+}
+
+/// Where block number `block` lies for each register of outputs.
+#[inline(always)]
+unsafe fn locate<Q: Quads, F: Format, const UNITS: usize>(
+    panels: &Panels,
+    block: usize,
+    first_unit: usize,
+) -> [At; UNITS_MAX] {
+    let units_per_panel = PANEL / Q::V::LANES;
+    let nowhere = std::ptr::null();
+    let mut all = [At { low: nowhere, high: nowhere, scales: nowhere, supers: nowhere, part: 0 }; UNITS_MAX];
+    let mut unit = 0;
+    while unit < UNITS {
+        let part = (first_unit + unit) % units_per_panel;
+        // SAFETY: the caller's panels hold the block.
+        unsafe {
+            let panel = panels.base.add((first_unit + unit) / units_per_panel * panels.stride);
+            let bytes = part * Q::V::LANES * 4;
+            all[unit] = At {
+                low: panel.add(block * F::BYTES[0] + bytes),
+                high: panel.add(panels.sections[0] + block * F::BYTES[1] + bytes),
+                scales: panel.add(panels.sections[1] + block * F::BYTES[2]),
+                supers: panel.add(panels.sections[2] + block / 8 * F::BYTES[3]),
+                part,
+            };
+        }
+        unit += 1;
+    }
+    all
+}
+
+/// Every lane shifted left; `count` is a constant where this is inlined.
+#[inline(always)]
+unsafe fn shifted<Q: Quads>(
+    x: <Q::V as Vector>::Integers,
+    count: u32,
+) -> <Q::V as Vector>::Integers {
+    // SAFETY: the caller has the features.
+    unsafe {
+        match count {
+            2 => Q::V::integer_shift_left::<2>(x),
+            3 => Q::V::integer_shift_left::<3>(x),
+            4 => Q::V::integer_shift_left::<4>(x),
+            5 => Q::V::integer_shift_left::<5>(x),
+            7 => Q::V::integer_shift_left::<7>(x),
+            _ => unreachable!("an offset is a power of two among these"),
+        }
+    }
+}
+
+/// Calls an operation of `Q` for the format's class.
+macro_rules! by_class {
+    ($name:ident($($argument:ident: $kind:ty),*) -> $result:ty) => {
+        #[inline(always)]
+        unsafe fn $name<Q: Quads, F: Format>($($argument: $kind),*) -> $result {
+            // SAFETY: the caller has the features.
+            unsafe {
+                match F::CLASS {
+                    0 => Q::$name::<0>($($argument),*),
+                    1 => Q::$name::<1>($($argument),*),
+                    2 => Q::$name::<2>($($argument),*),
+                    _ => Q::$name::<3>($($argument),*),
+                }
+            }
+        }
+    };
+}
+by_class!(begin(sums: <Q::V as Vector>::Integers) -> Q::Partial);
+by_class!(dot(partial: Q::Partial, unsigned: Q::Bytes, signed: Q::Bytes) -> Q::Partial);
+by_class!(end(sums: <Q::V as Vector>::Integers, partial: Q::Partial) -> <Q::V as Vector>::Integers);
+
+#[inline(always)]
+pub(super) unsafe fn unpack<Q: Quads, F: Format>(from: &Panels, first: usize, blocks: usize, panels: usize, to: *mut u8) {
+    let [quant_bytes, _, scale_bytes, _] = F::Plain::BYTES;
+    let plain_stride = blocks * (quant_bytes + scale_bytes);
+    let parts = PANEL / Q::V::LANES;
+    // SAFETY: the caller promises that both sides cover the blocks.
+    unsafe {
+        for panel in 0..panels {
+            for block in 0..blocks {
+                let quants = to.add(panel * plain_stride + block * quant_bytes);
+                let scales = to.add(panel * plain_stride + blocks * quant_bytes + block * scale_bytes).cast::<f32>();
+                let mut part = 0;
+                while part < parts {
+                    let at = locate::<Q, F, 1>(from, first + block, panel * parts + part)[0];
+                    each_step!(STEP => {
+                        Q::store(F::quants::<Q>(&at, STEP), quants.add(STEP * 64 + part * Q::V::LANES * 4));
+                    });
+                    let mut group = 0;
+                    while group < F::GROUPS {
+                        let lane = part * Q::V::LANES;
+                        F::scale::<Q>(&at, group).store(scales.add(group * PANEL + lane));
+                        if F::MINIMA {
+                            F::minimum::<Q>(&at, group).store(scales.add((F::GROUPS + group) * PANEL + lane));
+                        }
+                        group += 1;
+                    }
+                    part += 1;
+                }
+            }
+        }
+    }
+}
