@@ -1,6 +1,7 @@
 //! How each type of block turns into unsigned bytes and f32 scales in registers. Knows the packed layout; must not know
 //! the products' loops.
 #![allow(unsafe_code)]
+#![allow(non_camel_case_types)] // The formats have ggml's names.
 
 use super::layout::PANEL;
 use crate::simd::Vector;
@@ -209,7 +210,7 @@ unsafe fn four_bits<Q: Quads>(at: &At, step: usize) -> Q::Bytes {
     // SAFETY: the caller upholds `Format`'s contract, here and in the functions below.
     unsafe {
         let both = Q::load(at.low.add(step / 2 * 64));
-        Q::and(if step % 2 == 0 { both } else { Q::shift_right(both, 4) }, Q::splat(15))
+        Q::and(if step.is_multiple_of(2) { both } else { Q::shift_right(both, 4) }, Q::splat(15))
     }
 }
 

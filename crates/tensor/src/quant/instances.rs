@@ -50,7 +50,11 @@ impl Instance {
     /// Every instance that this processor runs.
     #[cfg(test)]
     pub fn available() -> Vec<Instance> {
-        Instance::ALL.into_iter().map(|(instance, _)| instance).filter(|instance| instance.is_available()).collect()
+        Instance::ALL
+            .into_iter()
+            .map(|(instance, _)| instance)
+            .filter(|instance| instance.is_available())
+            .collect()
     }
 
     /// Whether this processor runs it.
@@ -94,9 +98,13 @@ impl Instance {
     pub fn quantize(self) -> QuantizeFunction {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Instance::Avx512Vnni | Instance::Avx512 => avx512::quantize,
+            Instance::Avx512Vnni => avx512_vnni::quantize,
             #[cfg(target_arch = "x86_64")]
-            Instance::Avx2Vnni | Instance::Avx2 => avx2::quantize,
+            Instance::Avx512 => avx512::quantize,
+            #[cfg(target_arch = "x86_64")]
+            Instance::Avx2Vnni => avx2_vnni::quantize,
+            #[cfg(target_arch = "x86_64")]
+            Instance::Avx2 => avx2::quantize,
             #[cfg(target_arch = "aarch64")]
             Instance::Neon => neon::quantize,
             Instance::Emulated16 => emulated16::quantize,

@@ -4,7 +4,6 @@
 use super::BlockType;
 use super::source::{BLOCK, Parts};
 use crate::Exec;
-use crate::pool::Disjoint;
 
 /// Rows of a panel.
 pub(super) const PANEL: usize = 16;
@@ -79,11 +78,9 @@ pub(super) fn pack(exec: Exec<'_>, kind: BlockType, columns: usize, source: &[u8
     let layout = Layout::of(kind).expect("the caller asked whether the type is supported");
     let row_bytes = kind.row_bytes(columns).expect("the caller checked that rows are whole blocks");
     let sections = layout.sections(columns / BLOCK);
-    let panels = Disjoint::new(packed);
     let rows = source.len() / row_bytes;
-    exec.pool.run(rows.div_ceil(PANEL), &|panel, _| {
-        // SAFETY: each task has a panel of its own.
-        let bytes = unsafe { panels.range(panel * sections.bytes..(panel + 1) * sections.bytes) };
+    exec.pool.run_slices(packed, sections.bytes, &|first, bytes, _| {
+        let panel = first / sections.bytes;
         if (panel + 1) * PANEL > rows {
             bytes.fill(0);
         }
@@ -95,7 +92,8 @@ pub(super) fn pack(exec: Exec<'_>, kind: BlockType, columns: usize, source: &[u8
                 for i in 0..kind.block_len() / BLOCK {
                     let codes = &parts.codes[i * BLOCK..][..BLOCK];
                     put_codes(&layout, &sections, bytes, (row, first + i), codes);
-                    let at = sections.scales + (first + i) * PANEL * layout.scale_fields.iter().sum::<usize>();
+                    let at =
+                        sections.scales + (first + i) * PANEL * layout.scale_fields.iter().sum::<usize>();
                     put_fields(&mut bytes[at..], layout.scale_fields, row, &parts.scales[i]);
                 }
                 let at = sections.supers + index * PANEL * layout.super_fields.iter().sum::<usize>();
@@ -114,7 +112,12 @@ fn put_codes(layout: &Layout, sections: &Sections, panel: &mut [u8], at: (usize,
         *word = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
     }
     let low_mask = 0x0101_0101 * ((1_u32 << layout.low_bits) - 1);
-    put_plane(&mut panel[block * 64 * layout.low_bits..], layout.low_bits, row, &words.map(|word| word & low_mask));
+    put_plane(
+        &mut panel[block * 64 * layout.low_bits..],
+        layout.low_bits,
+        row,
+        &words.map(|word| word & low_mask),
+    );
     if layout.high_bits > 0 {
         let high_mask = 0x0101_0101 * ((1_u32 << layout.high_bits) - 1);
         let high = words.map(|word| word >> layout.low_bits & high_mask);

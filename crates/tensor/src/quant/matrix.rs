@@ -46,7 +46,11 @@ impl<'a> QuantMatrix<'a> {
     /// [`packed_bytes`](QuantMatrix::packed_bytes) says.
     pub fn pack(exec: Exec<'_>, kind: BlockType, columns: usize, source: &[u8], packed: &mut [u8]) {
         let row_bytes = kind.row_bytes(columns).filter(|bytes| *bytes > 0).expect("rows are whole blocks");
-        assert!(source.len().is_multiple_of(row_bytes), "{} bytes are no whole rows of {row_bytes}", source.len());
+        assert!(
+            source.len().is_multiple_of(row_bytes),
+            "{} bytes are no whole rows of {row_bytes}",
+            source.len()
+        );
         let needed = QuantMatrix::packed_bytes(kind, source.len() / row_bytes, columns);
         assert_eq!(Some(packed.len()), needed, "packed bytes of {} columns of {}", columns, kind.name());
         layout::pack(exec, kind, columns, source, packed);

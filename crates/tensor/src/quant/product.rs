@@ -128,7 +128,11 @@ impl Part<'_> {
                 let weights = Panels {
                     base: self.matrix.bytes[panel * self.matrix.sections.bytes..].as_ptr(),
                     stride: self.matrix.sections.bytes,
-                    sections: [self.matrix.sections.high, self.matrix.sections.scales, self.matrix.sections.supers],
+                    sections: [
+                        self.matrix.sections.high,
+                        self.matrix.sections.scales,
+                        self.matrix.sections.supers,
+                    ],
                     first_block: 0,
                 };
                 self.direct_tile(&tile, call(&x, row, entries.clone(), weights), (row, panel));
@@ -220,7 +224,14 @@ impl Part<'_> {
                     let panels = Panels { base, ..weights };
                     // SAFETY: the instance is available, the operands are whole, and the sums cover the tile.
                     unsafe {
-                        (tile.function)(&Call { panels, from, from_stride: WIDTH, to, to_stride: WIDTH, ..call });
+                        (tile.function)(&Call {
+                            panels,
+                            from,
+                            from_stride: WIDTH,
+                            to,
+                            to_stride: WIDTH,
+                            ..call
+                        });
                     }
                 }
                 row += tile.rows;

@@ -2,10 +2,10 @@
 //! bits.
 
 use super::BlockType;
+use super::float::f16_to_f32;
 use super::format::{FP4_VALUES, IQ4_VALUES};
 use super::layout::Layout;
 use super::source::{BLOCK, Parts};
-use crate::simd::quads::half_to_f32;
 
 /// 32 activations as integers: value ≈ `scale` · quant.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -25,7 +25,8 @@ pub fn quantize_block(values: &[f32; BLOCK]) -> (ActivationBlock, Option<Activat
     if squares == 0 || 127 * 127 * 32 <= 16 * squares {
         return (first, None);
     }
-    let rest: [f32; BLOCK] = std::array::from_fn(|i| (-first.quants[i] as f32).mul_add(first.scale, values[i]));
+    let rest: [f32; BLOCK] =
+        std::array::from_fn(|i| (-first.quants[i] as f32).mul_add(first.scale, values[i]));
     (first, Some(quantize_part(&rest)))
 }
 
@@ -73,7 +74,7 @@ pub fn weights(kind: BlockType, row: &[u8]) -> Vec<WeightBlock> {
 fn weight_block(kind: BlockType, parts: &Parts, number: usize) -> WeightBlock {
     let quants = std::array::from_fn(|i| quant(kind, parts.codes[number * BLOCK + i]));
     let fields = parts.scales[number];
-    let half = |bytes: &[u8]| half_to_f32(u16::from_le_bytes([bytes[0], bytes[1]]));
+    let half = |bytes: &[u8]| f16_to_f32(u16::from_le_bytes([bytes[0], bytes[1]]));
     let (d, dmin) = (half(&parts.supers), half(&parts.supers[2..]));
     let (scales, minima) = match kind {
         BlockType::Q4_1 | BlockType::Q5_1 => ([half(&fields); 2], [-half(&fields[2..]); 2]),
@@ -82,8 +83,12 @@ fn weight_block(kind: BlockType, parts: &Parts, number: usize) -> WeightBlock {
             let both = [fields[0], fields[1]];
             (both.map(|byte| d * f32::from(byte & 15)), both.map(|byte| -dmin * f32::from(byte >> 4)))
         }
-        BlockType::Q3_K | BlockType::Q6_K => ([fields[0], fields[1]].map(|byte| d * f32::from(byte as i8)), [0.0; 2]),
-        BlockType::Q4_K | BlockType::Q5_K => ([d * f32::from(fields[0]); 2], [-dmin * f32::from(fields[1]); 2]),
+        BlockType::Q3_K | BlockType::Q6_K => {
+            ([fields[0], fields[1]].map(|byte| d * f32::from(byte as i8)), [0.0; 2])
+        }
+        BlockType::Q4_K | BlockType::Q5_K => {
+            ([d * f32::from(fields[0]); 2], [-dmin * f32::from(fields[1]); 2])
+        }
         BlockType::IQ4_XS => ([d * f32::from(fields[0] as i8); 2], [0.0; 2]),
         _ => ([half(&fields); 2], [0.0; 2]),
     };

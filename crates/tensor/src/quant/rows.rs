@@ -69,7 +69,13 @@ impl QuantRows {
         self.quantize_with(exec, Instance::of(exec.isa), x, (rows, columns));
     }
 
-    pub(super) fn quantize_with(&mut self, exec: Exec<'_>, instance: Instance, x: &[f32], shape: (usize, usize)) {
+    pub(super) fn quantize_with(
+        &mut self,
+        exec: Exec<'_>,
+        instance: Instance,
+        x: &[f32],
+        shape: (usize, usize),
+    ) {
         let (rows, columns) = shape;
         assert!(columns.is_multiple_of(BLOCK), "{columns} columns are no whole number of blocks of {BLOCK}");
         assert_eq!(x.len(), rows * columns, "activations of {rows} × {columns}");
@@ -117,7 +123,8 @@ impl QuantRows {
     /// The share of blocks that have a second part, counted by tiles of twelve rows: what it costs.
     pub fn split_share(&self) -> f64 {
         let tiles = self.rows.div_ceil(TILE_ROWS);
-        let entries: u64 = (0..tiles).map(|tile| u64::from(self.starts[(self.blocks + 1) * (tile + 1) - 1])).sum();
+        let entries: u64 =
+            (0..tiles).map(|tile| u64::from(self.starts[(self.blocks + 1) * (tile + 1) - 1])).sum();
         entries as f64 / (tiles * self.blocks).max(1) as f64 - 1.0
     }
 
@@ -244,7 +251,8 @@ unsafe fn quantize_block<Q: Quads>(values: &[f32], to: &mut [i8]) -> f32 {
         let poison: f32 = lanes.iter().sum();
         lanes = [0.0; 16];
         largest.store(lanes.as_mut_ptr());
-        let largest = lanes.iter().fold(0.0_f32, |largest, lane| if *lane > largest { *lane } else { largest });
+        let largest =
+            lanes.iter().fold(0.0_f32, |largest, lane| if *lane > largest { *lane } else { largest });
         if poison.is_nan() || largest < LEAST {
             to.fill(0);
             return poison;

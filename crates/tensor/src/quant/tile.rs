@@ -87,7 +87,9 @@ macro_rules! each_step {
 
 /// The body of every instance: `ROWS` rows, and `PASSES` times `UNITS` registers of outputs in each.
 #[inline(always)]
-pub(super) unsafe fn tile<Q: Quads, F: Format, const ROWS: usize, const UNITS: usize, const PASSES: usize>(call: &Call) {
+pub(super) unsafe fn tile<Q: Quads, F: Format, const ROWS: usize, const UNITS: usize, const PASSES: usize>(
+    call: &Call,
+) {
     let mut pass = 0;
     while pass < PASSES {
         // SAFETY: the caller promises the features and what `Call` says.
@@ -97,7 +99,10 @@ pub(super) unsafe fn tile<Q: Quads, F: Format, const ROWS: usize, const UNITS: u
 }
 
 #[inline(always)]
-unsafe fn tile_pass<Q: Quads, F: Format, const ROWS: usize, const UNITS: usize>(call: &Call, first_unit: usize) {
+unsafe fn tile_pass<Q: Quads, F: Format, const ROWS: usize, const UNITS: usize>(
+    call: &Call,
+    first_unit: usize,
+) {
     let Call { panels, entries, index, stride, .. } = *call;
     let per_group = 8 / F::GROUPS;
     let run = if Q::RUN[F::CLASS] < per_group { Q::RUN[F::CLASS] } else { per_group };
@@ -137,7 +142,7 @@ unsafe fn tile_pass<Q: Quads, F: Format, const ROWS: usize, const UNITS: usize>(
                         };
                         integers[row] = [start; UNITS_MAX];
                     }
-                    if within % run == 0 {
+                    if within.is_multiple_of(run) {
                         let mut unit = 0;
                         while unit < UNITS {
                             partial[row][unit] = begin::<Q, F>(integers[row][unit]);
@@ -242,10 +247,7 @@ unsafe fn locate<Q: Quads, F: Format, const UNITS: usize>(
 
 /// Every lane shifted left; `count` is a constant where this is inlined.
 #[inline(always)]
-unsafe fn shifted<Q: Quads>(
-    x: <Q::V as Vector>::Integers,
-    count: u32,
-) -> <Q::V as Vector>::Integers {
+unsafe fn shifted<Q: Quads>(x: <Q::V as Vector>::Integers, count: u32) -> <Q::V as Vector>::Integers {
     // SAFETY: the caller has the features.
     unsafe {
         match count {
@@ -281,7 +283,13 @@ by_class!(dot(partial: Q::Partial, unsigned: Q::Bytes, signed: Q::Bytes) -> Q::P
 by_class!(end(sums: <Q::V as Vector>::Integers, partial: Q::Partial) -> <Q::V as Vector>::Integers);
 
 #[inline(always)]
-pub(super) unsafe fn unpack<Q: Quads, F: Format>(from: &Panels, first: usize, blocks: usize, panels: usize, to: *mut u8) {
+pub(super) unsafe fn unpack<Q: Quads, F: Format>(
+    from: &Panels,
+    first: usize,
+    blocks: usize,
+    panels: usize,
+    to: *mut u8,
+) {
     let [quant_bytes, _, scale_bytes, _] = F::Plain::BYTES;
     let plain_stride = blocks * (quant_bytes + scale_bytes);
     let parts = PANEL / Q::V::LANES;
@@ -290,7 +298,8 @@ pub(super) unsafe fn unpack<Q: Quads, F: Format>(from: &Panels, first: usize, bl
         for panel in 0..panels {
             for block in 0..blocks {
                 let quants = to.add(panel * plain_stride + block * quant_bytes);
-                let scales = to.add(panel * plain_stride + blocks * quant_bytes + block * scale_bytes).cast::<f32>();
+                let scales =
+                    to.add(panel * plain_stride + blocks * quant_bytes + block * scale_bytes).cast::<f32>();
                 let mut part = 0;
                 while part < parts {
                     let at = locate::<Q, F, 1>(from, first + block, panel * parts + part)[0];

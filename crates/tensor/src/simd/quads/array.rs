@@ -3,6 +3,7 @@
 #![allow(clippy::undocumented_unsafe_blocks)] // One reason for all, stated at `Quads`: pointers are the caller's.
 
 use super::Quads;
+use crate::quant::f16_to_f32;
 use crate::simd::{Array, Vector};
 
 /// Four bytes for each of `N` lanes.
@@ -79,7 +80,11 @@ impl<const N: usize> Quads for ArrayQuads<N> {
         sums
     }
     #[inline(always)]
-    unsafe fn dot<const CLASS: usize>(partial: [i32; N], unsigned: Self::Bytes, signed: Self::Bytes) -> [i32; N] {
+    unsafe fn dot<const CLASS: usize>(
+        partial: [i32; N],
+        unsigned: Self::Bytes,
+        signed: Self::Bytes,
+    ) -> [i32; N] {
         let mut out = partial;
         let mut lane = 0;
         while lane < N {
@@ -100,7 +105,7 @@ impl<const N: usize> Quads for ArrayQuads<N> {
     unsafe fn load_halves(from: *const u16) -> Array<N> {
         let mut out = [0.0_f32; N];
         for (lane, value) in out.iter_mut().enumerate() {
-            *value = half_to_f32(unsafe { from.add(lane).read_unaligned() });
+            *value = f16_to_f32(unsafe { from.add(lane).read_unaligned() });
         }
         unsafe { Array::load(out.as_ptr()) }
     }
@@ -115,44 +120,5 @@ impl<const N: usize> Quads for ArrayQuads<N> {
     #[inline(always)]
     unsafe fn store_narrow(integers: [i32; N], to: *mut i8) {
         unsafe { to.cast::<[i8; N]>().write(integers.map(|integer| integer as i8)) }
-    }
-}
-
-/// The value of a half-precision number, exactly.
-pub(crate) fn half_to_f32(bits: u16) -> f32 {
-    let sign = u32::from(bits & 0x8000) << 16;
-    let magnitude = u32::from(bits & 0x7fff);
-    let value = match magnitude >> 10 {
-        // Zero and subnormal numbers: a multiple of 2⁻²⁴.
-        0 => (magnitude as f32 * f32::from_bits(0x3380_0000)).to_bits(),
-        // Infinity and NaN, which becomes a quiet one as the processors' instructions make it.
-        31 if magnitude > 0x7c00 => 0x7fc0_0000 | magnitude << 13,
-        31 => 0x7f80_0000,
-        _ => (magnitude << 13) + (112 << 23),
-    };
-    f32::from_bits(sign | value)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::half_to_f32;
-
-    #[test]
-    fn halves_are_exact() {
-        let cases = [
-            (0x0000, 0.0),
-            (0x0001, 2.0_f32.powi(-24)),
-            (0x03ff, 1023.0 * 2.0_f32.powi(-24)),
-            (0x0400, 2.0_f32.powi(-14)),
-            (0x3c00, 1.0),
-            (0xc500, -5.0),
-            (0x7bff, 65504.0),
-            (0x7c00, f32::INFINITY),
-            (0xfc00, f32::NEG_INFINITY),
-        ];
-        for (bits, value) in cases {
-            assert_eq!(half_to_f32(bits), value, "{bits:#x}");
-        }
-        assert!(half_to_f32(0x7e01).is_nan());
     }
 }

@@ -67,9 +67,7 @@ pub trait Quads: Copy {
     unsafe fn lookup(table: *const u8, indices: Self::Bytes) -> Self::Bytes;
 
     /// Starts a run of products that adds to `sums`.
-    unsafe fn begin<const CLASS: usize>(
-        sums: <Self::V as Vector>::Integers,
-    ) -> Self::Partial;
+    unsafe fn begin<const CLASS: usize>(sums: <Self::V as Vector>::Integers) -> Self::Partial;
     /// Adds the products of unsigned and signed bytes.
     unsafe fn dot<const CLASS: usize>(
         partial: Self::Partial,

@@ -3,6 +3,7 @@
 #![allow(clippy::undocumented_unsafe_blocks)] // One reason for all, stated at `Quads`: the caller has the features.
 
 use super::{Quads, class};
+use crate::quant::f16_to_f32;
 use crate::simd::{Neon, Vector};
 use std::arch::aarch64::*;
 
@@ -57,7 +58,11 @@ impl Quads for NeonQuads {
         sums
     }
     #[inline(always)]
-    unsafe fn dot<const CLASS: usize>(partial: int32x4_t, unsigned: uint8x16_t, signed: uint8x16_t) -> int32x4_t {
+    unsafe fn dot<const CLASS: usize>(
+        partial: int32x4_t,
+        unsigned: uint8x16_t,
+        signed: uint8x16_t,
+    ) -> int32x4_t {
         unsafe {
             let signed = vreinterpretq_s8_u8(signed);
             // Products of 16 bits, then sums of neighbouring pairs, then of these.
@@ -82,7 +87,7 @@ impl Quads for NeonQuads {
     unsafe fn load_halves(from: *const u16) -> Neon {
         let mut values = [0.0_f32; 4];
         for (lane, value) in values.iter_mut().enumerate() {
-            *value = super::array::half_to_f32(unsafe { from.add(lane).read_unaligned() });
+            *value = f16_to_f32(unsafe { from.add(lane).read_unaligned() });
         }
         unsafe { Neon::load(values.as_ptr()) }
     }

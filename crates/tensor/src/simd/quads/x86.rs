@@ -3,7 +3,7 @@
 #![allow(clippy::undocumented_unsafe_blocks)] // One reason for all, stated at `Quads`: the caller has the features.
 
 use super::{Quads, class};
-use crate::simd::{Avx2, Avx512, Vector};
+use crate::simd::{Avx2, Avx512};
 use std::arch::x86_64::*;
 
 /// AVX-512 with VNNI: four products and their sum in one instruction, in 32 bits.
@@ -204,7 +204,11 @@ impl Quads for Avx512Quads {
         unsafe { [_mm512_setzero_si512(); 2] }
     }
     #[inline(always)]
-    unsafe fn dot<const CLASS: usize>(partial: [__m512i; 2], unsigned: __m512i, signed: __m512i) -> [__m512i; 2] {
+    unsafe fn dot<const CLASS: usize>(
+        partial: [__m512i; 2],
+        unsigned: __m512i,
+        signed: __m512i,
+    ) -> [__m512i; 2] {
         unsafe {
             if CLASS != class::EIGHT_BITS {
                 return [_mm512_add_epi16(partial[0], _mm512_maddubs_epi16(unsigned, signed)), partial[1]];
@@ -241,7 +245,11 @@ impl Quads for Avx2Quads {
         unsafe { [_mm256_setzero_si256(); 2] }
     }
     #[inline(always)]
-    unsafe fn dot<const CLASS: usize>(partial: [__m256i; 2], unsigned: __m256i, signed: __m256i) -> [__m256i; 2] {
+    unsafe fn dot<const CLASS: usize>(
+        partial: [__m256i; 2],
+        unsigned: __m256i,
+        signed: __m256i,
+    ) -> [__m256i; 2] {
         unsafe {
             if CLASS != class::EIGHT_BITS {
                 return [_mm256_add_epi16(partial[0], _mm256_maddubs_epi16(unsigned, signed)), partial[1]];
