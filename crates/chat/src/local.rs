@@ -21,6 +21,8 @@ pub struct LocalOptions {
     pub adapter: Option<PathBuf>,
     /// The engine's limits.
     pub engine: engine::Options,
+    /// How the weights are read.
+    pub loading: engine::Loading,
 }
 
 /// A model of this machine.
@@ -41,7 +43,7 @@ impl Local {
         let failed = |reason: String| Error::Load { folder: folder.to_owned(), reason };
         let tokenizer = Tokenizer::load(folder).map_err(|error| failed(error.to_string()))?;
         let engine = match &options.adapter {
-            None => Engine::load(folder, device, options.engine),
+            None => Engine::load(folder, device, options.engine, options.loading),
             Some(adapter) => Engine::load_merged(folder, adapter, device, options.engine),
         };
         let engine = engine.map_err(|error| failed(error.to_string()))?;

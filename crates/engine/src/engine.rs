@@ -1,14 +1,17 @@
 //! The engine: packed weights, the cache, and one ragged forward pass over the rows of many sequences. Knows
 //! neither sampling nor when an answer ends.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use model::{Config, Decoder, Parameters};
+use base::progress::{Output, format_bytes};
+use model::{Config, Decoder, ModelFile, Parameters};
 use tensor::Device;
 use tensor::kernels::{RotaryTable, log_softmax};
+use tensor::quant::{BlockType, QuantRows};
 
 use crate::cache::Cache;
-use crate::forward::{Forward, Span, Weights};
+use crate::forward::{Forward, Span};
+use crate::weights::{Plan, RepackCache, Weights};
 use crate::{Chunk, Error, PagePool, Request, Result, Sequence};
 
 /// Limits of an engine. Every one is a number of tokens, rows or pages.
@@ -23,11 +26,48 @@ pub struct Options {
     pub max_sequences: usize,
     /// Rows (tokens) that one step computes at most, beside one for each answer under way.
     pub step_rows: usize,
+    /// Tokens that one sequence may hold. `None`: the model's context, or as many as memory has room for.
+    pub context_tokens: Option<usize>,
+}
+
+/// In which type a model's weights are held in memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WeightType {
+    /// As the file has them.
+    #[default]
+    AsStored,
+    /// Matrices of floating-point numbers in blocks of this type; what is quantised already stays as it is.
+    Quantized(BlockType),
+    /// All in f32, what is quantised dequantised: slow, and the yardstick for the other types.
+    F32,
+}
+
+/// How a model's file is read.
+#[derive(Clone, Debug)]
+pub struct Loading {
+    /// The type of the weights in memory.
+    pub weights: WeightType,
+    /// Where packed weights are kept for the next start; `None` keeps none.
+    pub repack_cache: Option<PathBuf>,
+    /// Where progress goes.
+    pub progress: Output,
+}
+
+impl Default for Loading {
+    fn default() -> Self {
+        Self { weights: WeightType::AsStored, repack_cache: None, progress: Output::Silent }
+    }
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { page_tokens: tensor::KEY_BLOCK, max_pages: None, max_sequences: 32, step_rows: 256 }
+        Self {
+            page_tokens: tensor::KEY_BLOCK,
+            max_pages: None,
+            max_sequences: 32,
+            step_rows: 512,
+            context_tokens: None,
+        }
     }
 }
 
@@ -55,6 +95,8 @@ pub struct Engine {
     ids: Vec<u32>,
     positions: Vec<u32>,
     logits: Vec<f32>,
+    /// Room for a product's rows as integers.
+    quantized: QuantRows,
 }
 
 impl Engine {
@@ -65,24 +107,41 @@ impl Engine {
     pub fn new(parameters: Parameters, device: Device, options: Options) -> Result<Self> {
         check_options(&options)?;
         let weights = Weights::pack(&parameters, &device);
-        let decoder = parameters.decoder;
-        let page_bytes = Cache::page_bytes(decoder.config(), options.page_tokens);
-        let max_pages =
-            options.max_pages.unwrap_or_else(|| default_pages(decoder.config(), &options, page_bytes));
-        let pool = PagePool::new(max_pages, options.page_tokens);
-        let cache = Cache::new(decoder.config(), &pool);
-        let rotary = decoder.rotary_table(decoder.config().max_positions);
-        let (spans, ids, positions, logits) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        Ok(Self { device, decoder, weights, cache, pool, rotary, options, spans, ids, positions, logits })
+        Self::with_weights(parameters.decoder, weights, device, options)
     }
 
-    /// Reads a Hugging Face folder (`config.json`, `model.safetensors`).
+    /// Opens a model's file, GGUF or a Hugging Face folder (`config.json`, `model.safetensors`), and packs its weights in
+    /// the types that it has.
     ///
     /// # Errors
-    /// [`Error::Model`] where the folder holds no model that can be read; else as [`Engine::new`].
-    pub fn load(folder: &Path, device: Device, options: Options) -> Result<Self> {
-        let parameters = Parameters::load(&device, folder)?;
-        Self::new(parameters, device, options)
+    /// [`Error::Model`] where there is no model that can be read, [`Error::TooLarge`] where it does not fit the memory that
+    /// is available; else as [`Engine::new`].
+    pub fn load(path: &Path, device: Device, options: Options, loading: Loading) -> Result<Self> {
+        check_options(&options)?;
+        let file = ModelFile::open(path)?;
+        let decoder = file.decoder().clone();
+        let plan = Plan::new(&file, loading.weights);
+        let page_bytes = Cache::page_bytes(decoder.config(), options.page_tokens);
+        check_memory(plan.bytes(device.exec().isa()), page_bytes, context_tokens(&options, decoder.config()), &options)?;
+        let cache = RepackCache { folder: loading.repack_cache, progress: loading.progress };
+        let weights = Weights::open(file, &device, &plan, &cache)?;
+        Self::with_weights(decoder, weights, device, options)
+    }
+
+    fn with_weights(decoder: Decoder, weights: Weights, device: Device, options: Options) -> Result<Self> {
+        let config = decoder.config();
+        if let Some(asked_tokens) = options.context_tokens.filter(|&asked| asked > config.max_positions) {
+            return Err(Error::ContextTooLong { asked_tokens, context_tokens: config.max_positions });
+        }
+        let page_bytes = Cache::page_bytes(config, options.page_tokens);
+        let wanted = context_tokens(&options, config);
+        let max_pages = options.max_pages.unwrap_or_else(|| default_pages(wanted, &options, page_bytes));
+        let pool = PagePool::new(max_pages, options.page_tokens);
+        let cache = Cache::new(config, &pool);
+        let rotary = decoder.rotary_table(wanted);
+        let (spans, ids, positions, logits) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let quantized = QuantRows::new();
+        Ok(Self { device, decoder, weights, cache, pool, rotary, options, spans, ids, positions, logits, quantized })
     }
 
     /// Reads a Hugging Face folder, and merges the adapters of a PEFT folder into its weights.
@@ -104,9 +163,9 @@ impl Engine {
         &self.options
     }
 
-    /// Tokens that one sequence may hold: the model's context.
+    /// Tokens that one sequence may hold: the model's context, or less where that was asked for.
     pub fn context_tokens(&self) -> usize {
-        self.config().max_positions
+        context_tokens(&self.options, self.config())
     }
 
     /// The cache's pages.
@@ -145,6 +204,7 @@ impl Engine {
             chunks,
             spans: &self.spans,
             positions: &self.positions,
+            quantized: &mut self.quantized,
         };
         self.logits.clear();
         if !self.ids.is_empty() {
@@ -291,9 +351,26 @@ fn check_options(options: &Options) -> Result<()> {
     Ok(())
 }
 
-fn default_pages(config: &Config, options: &Options, page_bytes: usize) -> usize {
-    let context = config.max_positions.div_ceil(options.page_tokens);
+fn context_tokens(options: &Options, config: &Config) -> usize {
+    options.context_tokens.unwrap_or(config.max_positions)
+}
+
+fn default_pages(context_tokens: usize, options: &Options, page_bytes: usize) -> usize {
+    let context = context_tokens.div_ceil(options.page_tokens);
     let affordable =
         base::machine::memory_available_bytes().map_or(usize::MAX, |bytes| bytes as usize / 4 / page_bytes);
     (context * options.max_sequences).min(affordable).max(context)
+}
+
+/// Refuses what the memory that is available cannot hold: the packed weights and one context.
+fn check_memory(weights_bytes: usize, page_bytes: usize, context_tokens: usize, options: &Options) -> Result<()> {
+    let Some(available) = base::machine::memory_available_bytes() else { return Ok(()) };
+    let cache_bytes = context_tokens.div_ceil(options.page_tokens).saturating_mul(page_bytes);
+    // The cache takes memory where it is written, so a context that is not used up is no reason to refuse.
+    if (weights_bytes as u64).saturating_add((page_bytes * 16) as u64) <= available {
+        return Ok(());
+    }
+    let shown = |bytes: u64| format_bytes(bytes as f64);
+    let (weights, cache) = (shown(weights_bytes as u64), shown(cache_bytes as u64));
+    Err(Error::TooLarge { weights, cache, context_tokens, available: shown(available) })
 }

@@ -72,4 +72,33 @@ pub enum Error {
     /// The model's folder cannot be read.
     #[error(transparent)]
     Model(#[from] model::Error),
+    /// Weights that were to be quantised while loading.
+    #[error(transparent)]
+    Quantize(tensor::Error),
+    /// The model and its key/value cache do not fit the machine's memory.
+    #[error(
+        "the model needs {weights} for its weights and {cache} for the keys and values of {context_tokens} tokens, and \
+         {available} of memory are free: use a smaller or more strongly quantised model (`taoye model quantize`), a \
+         shorter --context or --kv-type q8"
+    )]
+    TooLarge {
+        /// Packed weights, with their unit.
+        weights: String,
+        /// The cache of one context, with its unit.
+        cache: String,
+        /// The context.
+        context_tokens: usize,
+        /// Free memory, with its unit.
+        available: String,
+    },
+    /// A context longer than the model's.
+    #[error(
+        "a context of {asked_tokens} tokens was asked for, and the model's is {context_tokens}; ask for no more than that"
+    )]
+    ContextTooLong {
+        /// What was asked for.
+        asked_tokens: usize,
+        /// What the model was trained for.
+        context_tokens: usize,
+    },
 }

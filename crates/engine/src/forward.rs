@@ -1,16 +1,13 @@
 //! The decoder's operations, forward only: packed weights, activations from the device's recycler, attention
 //! over pages. Knows neither the model's structure nor what the rows mean.
 
-use std::collections::BTreeMap;
-use std::ops::Range;
-
-use model::Parameters;
-use tensor::gemm::{Into, MatMut, MatRef, PackedMatrix, gemm_packed};
 use tensor::kernels::attention::PagedRows;
 use tensor::kernels::{self, RotaryTable};
+use tensor::quant::QuantRows;
 use tensor::{Device, Heads, Ops, QkNorm, Tensor, Weight};
 
 use crate::cache::Cache;
+use crate::weights::Weights;
 use crate::{Chunk, LogitRows};
 
 /// Where the rows of one chunk lie in a step.
@@ -24,50 +21,6 @@ pub(crate) struct Span {
     pub first_position: usize,
     /// The first row of logits that is this chunk's.
     pub logit_row: usize,
-}
-
-/// The weights as the engine reads them, by their place in the model's flat buffer.
-pub(crate) struct Weights {
-    /// Matrices of products, in panels of outputs.
-    packed: BTreeMap<usize, PackedMatrix>,
-    /// The embedding table, gains and biases; what lies side by side in the flat buffer is in one piece.
-    plain: BTreeMap<usize, Vec<f32>>,
-}
-
-impl Weights {
-    pub fn pack(parameters: &Parameters, device: &Device) -> Self {
-        let (layout, flat) = (parameters.decoder.layout(), parameters.flat.data());
-        let matrices = layout.matrices();
-        let pack = |weight: &Weight| {
-            let matrix = MatRef::new(weight.of(flat), weight.rows, weight.cols).t(); // (inputs, outputs)
-            (weight.offset, PackedMatrix::pack(device.exec(), matrix))
-        };
-        let packed: BTreeMap<_, _> = matrices.iter().map(pack).collect();
-        let in_product = |offset: usize| matrices.iter().any(|matrix| matrix.range().contains(&offset));
-        let embedding = layout.embedding();
-        let plain = layout.entries().iter().map(|entry| entry.weight);
-        let plain = plain.filter(|weight| !in_product(weight.offset) || *weight == embedding);
-        let mut pieces: Vec<Range<usize>> = Vec::new();
-        for range in plain.map(|weight| weight.range()) {
-            match pieces.last_mut().filter(|piece| piece.end == range.start) {
-                Some(piece) => piece.end = range.end,
-                None => pieces.push(range),
-            }
-        }
-        let plain = pieces.into_iter().map(|piece| (piece.start, flat[piece].to_vec())).collect();
-        Self { packed, plain }
-    }
-
-    pub fn bytes(&self) -> usize {
-        let packed: usize = self.packed.values().map(PackedMatrix::bytes).sum();
-        packed + self.plain.values().map(|values| values.len() * size_of::<f32>()).sum::<usize>()
-    }
-
-    fn plain(&self, weight: Weight) -> &[f32] {
-        let piece = self.plain.range(..=weight.offset).next_back();
-        let (start, piece) = piece.expect("every weight of the layout is packed or plain");
-        &piece[weight.offset - start..][..weight.len()]
-    }
 }
 
 /// Activations: the first `rows` rows of a buffer that may have room for more, (room, width).
@@ -97,6 +50,8 @@ pub(crate) struct Forward<'a> {
     pub spans: &'a [Span],
     /// The position of each row in its sequence, (rows).
     pub positions: &'a [u32],
+    /// Room for a product's rows as integers.
+    pub quantized: &'a mut QuantRows,
 }
 
 impl Forward<'_> {
@@ -106,10 +61,8 @@ impl Forward<'_> {
         Activations { buffer: self.device.empty([rows.next_power_of_two(), width]), rows }
     }
 
-    fn product(&self, x: &[f32], rows: usize, w: Weight, out: &mut [f32]) {
-        let matrix = &self.weights.packed[&w.offset];
-        let (x, out) = (MatRef::new(x, rows, w.cols), MatMut::new(out, rows, w.rows));
-        gemm_packed(self.device.exec(), x, matrix, out, Into::Overwrite);
+    fn product(&mut self, x: &[f32], rows: usize, w: Weight, out: &mut [f32]) {
+        self.weights.product(self.device.exec(), (x, rows), w, (out, self.quantized));
     }
 
     /// The logits of the rows that the chunks ask for: hidden rows (rows, width) → (logit rows, vocabulary).
@@ -142,13 +95,13 @@ impl Ops for Forward<'_> {
 
     fn embed(&mut self, table: Weight, ids: &[u32]) -> Activations {
         let mut out = self.room(ids.len(), table.cols);
-        kernels::gather_rows(self.device.exec(), self.weights.plain(table), ids, out.data_mut());
+        self.weights.look_up(self.device.exec(), table, ids, out.data_mut());
         out
     }
 
     fn rms_norm(&mut self, x: &Activations, gain: Weight, eps: f32) -> Activations {
         let mut out = self.room(x.rows, gain.cols);
-        kernels::rms_norm(self.device.exec(), x.data(), self.weights.plain(gain), eps, out.data_mut());
+        kernels::rms_norm(self.device.exec(), x.data(), &self.weights.plain(gain), eps, out.data_mut());
         out
     }
 
@@ -156,7 +109,7 @@ impl Ops for Forward<'_> {
         let mut out = self.room(x.rows, w.rows);
         self.product(x.data(), x.rows, w, out.data_mut());
         if let Some(bias) = bias {
-            kernels::add_bias(self.device.exec(), out.data_mut(), self.weights.plain(bias));
+            kernels::add_bias(self.device.exec(), out.data_mut(), &self.weights.plain(bias));
         }
         out
     }
@@ -164,7 +117,7 @@ impl Ops for Forward<'_> {
     fn qk_norm(&mut self, qkv: Activations, norm: QkNorm, heads: Heads) -> Activations {
         let mut out = self.room(qkv.rows, heads.fused_width());
         let (query, key) = (self.weights.plain(norm.query), self.weights.plain(norm.key));
-        let gains = kernels::QkGains { query, key, eps: norm.eps };
+        let gains = kernels::QkGains { query: &query, key: &key, eps: norm.eps };
         kernels::qk_norm(self.device.exec(), qkv.data(), gains, heads, out.data_mut());
         out
     }

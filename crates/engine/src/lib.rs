@@ -16,8 +16,9 @@ mod pages;
 mod request;
 mod sampler;
 mod sequence;
+mod weights;
 
-pub use engine::{Engine, Logits, Memory, Options, Rows};
+pub use engine::{Engine, Loading, Logits, Memory, Options, Rows, WeightType};
 pub use error::{Error, Result};
 pub use generate::OnToken;
 pub use pages::{PagePool, PageTable};

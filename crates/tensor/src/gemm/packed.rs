@@ -63,7 +63,7 @@ impl PackedMatrix {
         let shape = (weights.inputs, weights.outputs);
         let mut packed = PackedMatrix::zeroed(exec.isa, weights.half, shape);
         let length = packed_bytes(exec.isa, weights.half, shape);
-        pack_half(exec, weights, &mut as_bytes_mut(&mut packed.buffer)[..length]);
+        pack_half(exec, weights, &mut packed.buffer.as_bytes_mut()[..length]);
         packed
     }
 
@@ -106,6 +106,11 @@ impl PackedMatrix {
             PanelType::Bf16 => Panels::Bf16(halves()),
         };
         PackedRef { panels, rows: self.rows, columns: self.columns, width: self.width }
+    }
+
+    /// The buffer of the panels: [`packed_bytes`] bytes, rounded up to whole floats.
+    pub fn into_buffer(self) -> AlignedBuffer {
+        self.buffer
     }
 
     /// K: rows of B.
@@ -251,9 +256,4 @@ pub fn gemm_packed<'b>(
     );
     assert!(b.width == kernels(exec.isa).columns, "B was packed for another instruction set");
     multiply(exec, a, Operand::Packed(b.panels), c, into);
-}
-
-fn as_bytes_mut(buffer: &mut [f32]) -> &mut [u8] {
-    // SAFETY: the bytes of floats, every pattern of which is a float.
-    unsafe { std::slice::from_raw_parts_mut(buffer.as_mut_ptr().cast(), size_of_val(buffer)) }
 }

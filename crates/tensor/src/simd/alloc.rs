@@ -50,6 +50,20 @@ impl AlignedBuffer {
     }
 }
 
+impl AlignedBuffer {
+    /// The bytes of the values.
+    pub fn as_bytes(&self) -> &[u8] {
+        // SAFETY: the bytes of initialised floats.
+        unsafe { std::slice::from_raw_parts(self.as_ptr().cast(), size_of_val::<[f32]>(self)) }
+    }
+
+    /// The bytes of the values, to be written; every pattern is a value.
+    pub fn as_bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: the bytes of floats, every pattern of which is a float.
+        unsafe { std::slice::from_raw_parts_mut(self.as_mut_ptr().cast(), size_of_val::<[f32]>(self)) }
+    }
+}
+
 impl Deref for AlignedBuffer {
     type Target = [f32];
     #[inline]
