@@ -11,7 +11,7 @@ const NO_RANK: u32 = u32::MAX;
 const NO_NODE: u32 = u32::MAX;
 const NO_SYMBOL: u32 = u32::MAX;
 
-/// Byte-level merges. Symbols 0 to 255 are the bytes; those from 256 on are what merging can make, in the order of the
+/// Merges over bytes. Symbols 0 to 255 are the bytes; those from 256 on are what merging can make, in the order of the
 /// ranks of the merges that make them of their bytes alone.
 pub(crate) struct Merges {
     rules: Rules,
@@ -28,17 +28,18 @@ pub(crate) struct Merges {
     searchable: bool,
 }
 
-/// One rule: these two neighbours become that symbol. Earlier rules go first.
+/// One rule: these two neighbours become that symbol. The rule of the lowest rank goes first, among rules of one rank the
+/// leftmost place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Merge {
     pub pair: Pair,
     pub made: u32,
+    pub rank: u32,
 }
 
-/// The rules by rank.
+/// The rules, in the order of their ranks.
 struct Rules {
-    pairs: Vec<Pair>,
-    made: Vec<u32>,
+    rules: Vec<Merge>,
     table: PairTable,
 }
 
@@ -73,28 +74,25 @@ impl Merges {
     /// same merges happen among them as long as none crosses their border. Such symbols and their rules are left out.
     pub(crate) fn new(merges: &[Merge]) -> (Merges, Vec<u32>) {
         let rules = Rules::new(merges.to_vec());
-        let mut made = made_alone(&rules);
-        made.sort_unstable_by_key(|&(_, part, _)| part.rank);
-        let highest = merges.iter().map(|merge| merge.made.max(merge.pair.0).max(merge.pair.1)).max();
-        let mut numbers = vec![NO_SYMBOL; highest.map_or(256, |highest| highest as usize + 1).max(256)];
+        let mut made = made_in_order(&rules).unwrap_or_else(|| made_by_queue(&rules));
+        made.sort_unstable_by_key(|(symbol, part)| (part.rank, *symbol));
+        let mut numbers = vec![NO_SYMBOL; rules.symbols()];
         let mut names: Vec<u32> = (0..256).collect();
-        names.extend(made.iter().map(|&(symbol, ..)| symbol));
+        names.extend(made.iter().map(|&(symbol, _)| symbol));
         for (number, &name) in names.iter().enumerate() {
             numbers[name as usize] = number as u32;
         }
         let (mut bytes, mut starts): (Vec<u8>, Vec<usize>) = ((0..=255).collect(), (0..=256).collect());
-        for (_, _, text) in &made {
-            bytes.extend_from_slice(text);
-            starts.push(bytes.len());
-        }
         let renumber = |pair: Pair| (numbers[pair.0 as usize], numbers[pair.1 as usize]);
-        // Ranks stay what they were, so rules that never apply keep their places.
-        let renumbered = merges
-            .iter()
-            .map(|merge| Merge { pair: renumber(merge.pair), made: numbers[merge.made as usize] });
-        let rules = Rules::new(renumbered.collect());
         let parts: Vec<Part> =
-            made.iter().map(|(_, part, _)| Part { pair: renumber(part.pair), rank: part.rank }).collect();
+            made.iter().map(|(_, part)| Part { pair: renumber(part.pair), rank: part.rank }).collect();
+        append_bytes(&parts, &mut bytes, &mut starts);
+        let alive = merges.iter().map(|merge| Merge {
+            pair: renumber(merge.pair),
+            made: numbers[merge.made as usize],
+            ..*merge
+        });
+        let rules = Rules::new(alive.filter(|merge| merge.pair.0.max(merge.pair.1) != NO_SYMBOL).collect());
         let rank = |symbol: u32| symbol.checked_sub(256).map(|index| parts[index as usize].rank);
         let ranks_after = |part: &Part| rank(part.pair.0).max(rank(part.pair.1)) < Some(part.rank);
         let searchable = parts.iter().all(ranks_after);
@@ -169,47 +167,55 @@ impl Merges {
     }
 
     /// Would merging leave `left` and `right` as they are when they stand side by side?
-    ///
-    /// Merging builds both up from bytes, in order of rank. At any time the border lies between the last part of `left`
-    /// and the first part of `right` that exist then. Taking both apart again, the later merge first, visits all such
-    /// pairs of parts; a merge across the border would have come if its rank is lower than that of the merges which
-    /// consume the two parts. When it is equal, the leftmost place goes first: inside `left`, else across the border.
-    fn is_stable(&self, mut left: u32, mut right: u32) -> bool {
-        // The rank of the merge that consumes the part on this side; a part that is never consumed has none.
-        let (mut left_consumed, mut right_consumed) = (NO_RANK, NO_RANK);
-        loop {
-            let across = self.rules.table.rank((left, right));
-            if across != NO_RANK && across < left_consumed && across <= right_consumed {
-                return false;
-            }
-            // The symbol of the higher number comes of the later merge; bytes come of none.
-            if left.max(right) < 256 {
-                return true;
-            }
-            if left > right {
-                let part = self.parts[left as usize - 256];
-                (left_consumed, left) = (part.rank, part.pair.1);
-            } else {
-                let part = self.parts[right as usize - 256];
-                (right_consumed, right) = (part.rank, part.pair.0);
-            }
-        }
+    #[inline]
+    fn is_stable(&self, left: u32, right: u32) -> bool {
+        self.rules.table.rank((left, right)) == NO_RANK
+            && self.rules.meet((left, right), &|symbol| {
+                symbol.checked_sub(256).map(|index| self.parts[index as usize])
+            })
     }
 }
 
-/// Of each symbol that its own bytes merge to: its number, the last of these merges, and the bytes.
-fn made_alone(rules: &Rules) -> Vec<(u32, Part, Vec<u8>)> {
+/// Of each symbol that its own bytes merge to: its number, and the last of these merges. `None` where a rule goes before the
+/// one that makes its part, so that one pass over the rules does not tell.
+fn made_in_order(rules: &Rules) -> Option<Vec<(u32, Part)>> {
+    let mut parts = vec![None; rules.symbols()];
+    let mut waits_for = vec![false; rules.symbols()];
+    let mut made = Vec::with_capacity(rules.rules.len());
+    for rule in &rules.rules {
+        let known = |symbol: u32| -> Option<u32> {
+            if symbol < 256 { Some(0) } else { parts[symbol as usize].map(|part: Part| part.rank + 1) }
+        };
+        let (left, right) = rule.pair;
+        let is_ready = |after: Option<u32>| after.is_some_and(|after| after <= rule.rank);
+        if !is_ready(known(left)) || !is_ready(known(right)) {
+            waits_for[left as usize] |= !is_ready(known(left));
+            waits_for[right as usize] |= !is_ready(known(right));
+            continue;
+        }
+        let part_of = |symbol: u32| parts[symbol as usize];
+        if parts[rule.made as usize].is_none() && rules.meet(rule.pair, &part_of) {
+            parts[rule.made as usize] = Some(Part { pair: rule.pair, rank: rule.rank });
+            made.push((rule.made, Part { pair: rule.pair, rank: rule.rank }));
+        }
+    }
+    let is_late = made.iter().any(|(symbol, _)| waits_for[*symbol as usize]);
+    (!is_late).then_some(made)
+}
+
+/// [`made_in_order`] for any rules, by merging the bytes of each symbol.
+fn made_by_queue(rules: &Rules) -> Vec<(u32, Part)> {
     let mut scratch = Scratch::default();
     let mut bytes_of: HashMap<u32, Vec<u8>> = (0..256).map(|byte| (byte, vec![byte as u8])).collect();
     // Rules may come before those that make their parts, so they are gone through until nothing new is named.
-    let mut left_over: Vec<usize> = (0..rules.pairs.len()).collect();
+    let mut left_over: Vec<Merge> = rules.rules.clone();
     loop {
         let before = left_over.len();
-        left_over.retain(|&rank| {
-            let (left, right) = rules.pairs[rank];
+        left_over.retain(|rule| {
+            let (left, right) = rule.pair;
             let (Some(left), Some(right)) = (bytes_of.get(&left), bytes_of.get(&right)) else { return true };
             let bytes = [&left[..], right].concat();
-            bytes_of.entry(rules.made[rank]).or_insert(bytes);
+            bytes_of.entry(rule.made).or_insert(bytes);
             false
         });
         if left_over.len() == before {
@@ -218,25 +224,76 @@ fn made_alone(rules: &Rules) -> Vec<(u32, Part, Vec<u8>)> {
     }
     let made = bytes_of.into_iter().filter(|(symbol, _)| *symbol >= 256);
     let made = made.filter_map(|(symbol, bytes)| {
-        let rank = rules.merge_by_queue(&bytes, &mut scratch);
-        let part = Part { pair: *rules.pairs.get(rank as usize)?, rank };
-        (scratch.word == [symbol]).then_some((symbol, part, bytes))
+        let last = rules.merge_by_queue(&bytes, &mut scratch)?;
+        (scratch.word == [symbol]).then_some((symbol, Part { pair: last.pair, rank: last.rank }))
     });
     made.collect()
 }
 
+/// Appends the bytes of the symbols from 256 on, each made of two that may stand anywhere.
+fn append_bytes(parts: &[Part], bytes: &mut Vec<u8>, starts: &mut Vec<usize>) {
+    let mut open = Vec::new();
+    for part in parts {
+        open.extend([part.pair.1, part.pair.0]);
+        while let Some(symbol) = open.pop() {
+            match starts.get(symbol as usize + 1) {
+                Some(&end) => bytes.extend_from_within(starts[symbol as usize]..end),
+                None => {
+                    let pair = parts[symbol as usize - 256].pair;
+                    open.extend([pair.1, pair.0]);
+                }
+            }
+        }
+        starts.push(bytes.len());
+    }
+}
+
 impl Rules {
-    fn new(merges: Vec<Merge>) -> Rules {
-        let pairs: Vec<Pair> = merges.iter().map(|merge| merge.pair).collect();
-        let made = merges.iter().map(|merge| merge.made).collect();
-        Rules { table: PairTable::new(&pairs), pairs, made }
+    fn new(mut rules: Vec<Merge>) -> Rules {
+        if !rules.is_sorted_by_key(|rule| rule.rank) {
+            rules.sort_by_key(|rule| rule.rank);
+        }
+        Rules { table: PairTable::new(&rules), rules }
+    }
+
+    /// One more than the highest number of a symbol.
+    fn symbols(&self) -> usize {
+        let highest = self.rules.iter().map(|rule| rule.made.max(rule.pair.0).max(rule.pair.1)).max();
+        highest.map_or(256, |highest| highest as usize + 1).max(256)
+    }
+
+    /// Do two symbols, each merged of its bytes, come to stand side by side: is there no merge across their border before
+    /// both are complete? (What happens then is another question.)
+    ///
+    /// Merging builds both up from bytes, in order of rank. At any time the border lies between the last part of the left
+    /// one and the first part of the right one; going back from the complete symbols to bytes, later merges first, gives
+    /// all these pairs of parts. A merge across the border would have come if its rank is lower than that of the merges
+    /// which consume the two parts. When it is equal, the leftmost place goes first: inside `left`, else across the border.
+    #[inline]
+    fn meet(&self, (mut left, mut right): Pair, part_of: &impl Fn(u32) -> Option<Part>) -> bool {
+        // The rank of the merge that consumes the part on this side; a part that is never consumed has none.
+        let (mut left_consumed, mut right_consumed) = (NO_RANK, NO_RANK);
+        loop {
+            // Of two merges the one of the higher rank came later; bytes come of none. Of one rank, the right one is later.
+            match (part_of(left), part_of(right)) {
+                (Some(part), other) if other.is_none_or(|other| part.rank > other.rank) => {
+                    (left_consumed, left) = (part.rank, part.pair.1);
+                }
+                (_, Some(part)) => (right_consumed, right) = (part.rank, part.pair.0),
+                (_, None) => return true,
+            }
+            let across = self.table.rank((left, right));
+            if across != NO_RANK && across < left_consumed && across <= right_consumed {
+                return false;
+            }
+        }
     }
 
     /// Merges with a queue ordered by (rank, position): n log n, whatever the word. The symbols are in `scratch.word`
-    /// then; returns the rank of the last merge, or [`NO_RANK`].
-    fn merge_by_queue(&self, bytes: &[u8], scratch: &mut Scratch) -> u32 {
+    /// then; returns the last merge, if there was any.
+    fn merge_by_queue(&self, bytes: &[u8], scratch: &mut Scratch) -> Option<Merge> {
         let Scratch { word, nodes, queue, .. } = scratch;
-        let mut last_rank = NO_RANK;
+        let mut last = None;
         let count = bytes.len() as u32;
         nodes.clear();
         nodes.extend(bytes.iter().enumerate().map(|(index, &byte)| {
@@ -248,18 +305,21 @@ impl Rules {
         for index in 1..count {
             self.queue_pair(nodes, queue, index - 1, index);
         }
-        while let Some(Reverse((rank, left, right))) = queue.pop() {
+        while let Some(Reverse((_, left, rule))) = queue.pop() {
+            let (left_node, rule) = (nodes[left as usize], self.rules[rule as usize]);
             // An entry is stale when either side has been merged since: then the two are no longer this pair.
-            let [left_node, right_node] = [nodes[left as usize], nodes[right as usize]];
-            let stale =
-                left_node.next != right || self.pairs[rank as usize] != (left_node.symbol, right_node.symbol);
-            if stale {
+            let right = left_node.next;
+            if left_node.symbol != rule.pair.0 || right == NO_NODE {
                 continue;
             }
-            nodes[left as usize].symbol = self.made[rank as usize];
-            last_rank = rank;
+            let right_node = nodes[right as usize];
+            if right_node.symbol != rule.pair.1 {
+                continue;
+            }
+            nodes[left as usize].symbol = rule.made;
             nodes[left as usize].next = right_node.next;
-            nodes[right as usize].next = left;
+            nodes[right as usize].symbol = NO_SYMBOL;
+            last = Some(rule);
             if right_node.next != NO_NODE {
                 nodes[right_node.next as usize].previous = left;
                 self.queue_pair(nodes, queue, left, right_node.next);
@@ -269,13 +329,13 @@ impl Rules {
             }
         }
         word.clear();
-        let mut index = 0;
+        let mut index = if count > 0 { 0 } else { NO_NODE };
         while index != NO_NODE {
             let node = nodes[index as usize];
             word.push(node.symbol);
             index = node.next;
         }
-        last_rank
+        last
     }
 
     fn queue_pair(
@@ -285,74 +345,96 @@ impl Rules {
         left: u32,
         right: u32,
     ) {
-        let rank = self.table.rank((nodes[left as usize].symbol, nodes[right as usize].symbol));
-        if rank != NO_RANK {
-            queue.push(Reverse((rank, left, right)));
+        let pair = (nodes[left as usize].symbol, nodes[right as usize].symbol);
+        if let Some((rank, rule)) = self.table.rule(pair) {
+            queue.push(Reverse((rank, left, rule)));
         }
     }
 }
 
-/// Pair → rank by open addressing, at most half full; byte pairs, the most asked for, in a flat table. Most pairs asked
-/// for are no merges: one bit by their hash, in a filter small enough for the inner caches, tells so nearly always.
+/// Pair → rule by open addressing, at most half full; the ranks of byte pairs, the most asked for, in a flat table. Most
+/// pairs asked for are no merges: one bit by their hash, in a filter small enough for the inner caches, tells so nearly
+/// always.
 struct PairTable {
     byte_pairs: Vec<u32>,
     filter: Vec<u64>,
     filter_shift: u32,
-    slots: Vec<(u64, u32)>,
+    slots: Vec<Slot>,
     shift: u32,
+}
+
+/// A pair with the rank and the place of its rule.
+#[derive(Clone, Copy)]
+struct Slot {
+    key: u64,
+    rank: u32,
+    rule: u32,
 }
 
 const EMPTY: u64 = u64::MAX;
 
 impl PairTable {
-    fn new(pairs: &[Pair]) -> PairTable {
-        let size = (pairs.len() * 2).next_power_of_two().max(16);
+    /// Of rules for the same pair the first one counts.
+    fn new(rules: &[Merge]) -> PairTable {
+        let size = (rules.len() * 2).next_power_of_two().max(16);
         let mut table = PairTable {
             byte_pairs: vec![NO_RANK; 1 << 16],
             filter: vec![0; size / 8],
             filter_shift: 64 - (size * 8).trailing_zeros(),
-            slots: vec![(EMPTY, NO_RANK); size],
+            slots: vec![Slot { key: EMPTY, rank: NO_RANK, rule: 0 }; size],
             shift: 64 - size.trailing_zeros(),
         };
-        for (rank, &(left, right)) in pairs.iter().enumerate() {
-            if left.max(right) == NO_SYMBOL {
-                continue;
-            }
+        for (index, rule) in rules.iter().enumerate() {
+            let (left, right) = rule.pair;
             if left.max(right) < 256 {
                 let slot = &mut table.byte_pairs[(left << 8 | right) as usize];
-                *slot = (*slot).min(rank as u32);
-                continue;
+                *slot = (*slot).min(rule.rank);
             }
             let key = u64::from(left) << 32 | u64::from(right);
             let bit = (spread(key) >> table.filter_shift) as usize;
             table.filter[bit / 64] |= 1 << (bit % 64);
             let mut at = (spread(key) >> table.shift) as usize;
-            while table.slots[at].0 != EMPTY && table.slots[at].0 != key {
+            while table.slots[at].key != EMPTY && table.slots[at].key != key {
                 at = (at + 1) & (size - 1);
             }
-            if table.slots[at].0 == EMPTY {
-                table.slots[at] = (key, rank as u32);
+            if table.slots[at].key == EMPTY {
+                table.slots[at] = Slot { key, rank: rule.rank, rule: index as u32 };
             }
         }
         table
     }
 
+    /// The rank of the rule for a pair, or [`NO_RANK`].
     #[inline]
-    fn rank(&self, (left, right): Pair) -> u32 {
-        if left.max(right) < 256 {
-            return self.byte_pairs[(left << 8 | right) as usize];
+    fn rank(&self, pair: Pair) -> u32 {
+        if pair.0.max(pair.1) < 256 {
+            return self.byte_pairs[(pair.0 << 8 | pair.1) as usize];
         }
+        self.slot(pair).map_or(NO_RANK, |slot| slot.rank)
+    }
+
+    /// The rank and the place of the rule for a pair.
+    #[inline]
+    fn rule(&self, pair: Pair) -> Option<(u32, u32)> {
+        self.slot(pair).map(|slot| (slot.rank, slot.rule))
+    }
+
+    #[inline]
+    fn slot(&self, (left, right): Pair) -> Option<Slot> {
         let key = u64::from(left) << 32 | u64::from(right);
         let hash = spread(key);
         let bit = (hash >> self.filter_shift) as usize;
         if self.filter[bit / 64] >> (bit % 64) & 1 == 0 {
-            return NO_RANK;
+            return None;
         }
         let mut at = (hash >> self.shift) as usize;
         loop {
-            let (found, rank) = self.slots[at];
-            if found == key || found == EMPTY {
-                return rank;
+            let slot = self.slots[at];
+            if slot.key == key {
+                return Some(slot);
+            }
+            if slot.key == EMPTY {
+                return None;
             }
             at = (at + 1) & (self.slots.len() - 1);
         }
@@ -374,7 +456,7 @@ mod tests {
 
     fn merges(rules: &[(u32, u32, u32)]) -> Merges {
         let rules: Vec<Merge> =
-            rules.iter().map(|&(left, right, made)| Merge { pair: (left, right), made }).collect();
+            rules.iter().zip(0..).map(|(&(left, right, made), rank)| Merge { pair: (left, right), made, rank }).collect();
         Merges::new(&rules).0
     }
 
@@ -391,19 +473,20 @@ mod tests {
     }
 
     /// Merges by the definition: again and again the first rule that applies anywhere, at its leftmost place.
-    fn by_definition(rules: &[(u32, u32, u32)], word: &str) -> Vec<String> {
+    fn by_definition(rules: &[Merge], word: &str) -> Vec<String> {
         let mut symbols: Vec<(u32, String)> =
             word.bytes().map(|byte| (u32::from(byte), char::from(byte).to_string())).collect();
         loop {
             let rank = |pair: &[(u32, String)]| {
-                rules.iter().position(|rule| (rule.0, rule.1) == (pair[0].0, pair[1].0))
+                rules.iter().position(|rule| rule.pair == (pair[0].0, pair[1].0))
             };
-            let places = symbols.windows(2).enumerate().filter_map(|(at, pair)| Some((rank(pair)?, at)));
-            let Some((rank, at)) = places.min() else {
+            let places = symbols.windows(2).enumerate();
+            let places = places.filter_map(|(at, pair)| rank(pair).map(|rule| (rules[rule].rank, at, rule)));
+            let Some((_, at, rule)) = places.min() else {
                 return symbols.into_iter().map(|(_, text)| text).collect();
             };
             let right = symbols.remove(at + 1).1;
-            symbols[at].0 = rules[rank].2;
+            symbols[at].0 = rules[rule].made;
             symbols[at].1 += &right;
         }
     }
@@ -421,7 +504,7 @@ mod tests {
             let limits =
                 MergeLimits { merges_max: 40, count_min: 1, token_bytes_max: 12, special_tokens: vec![] };
             let rules: Vec<Merge> = learn_merges(counts, &limits).iter().zip(256..)
-                .map(|(&pair, made)| Merge { pair, made }).collect();
+                .map(|(&pair, made)| Merge { pair, made, rank: made - 256 }).collect();
             let (merges, names) = Merges::new(&rules);
             prop_assert!(merges.searchable);
             let all: Vec<u32> = (0..256 + rules.len() as u32).collect();
@@ -463,8 +546,13 @@ mod tests {
             let mut keyed: Vec<_> = rules.iter().zip(&order).collect();
             keyed.sort_by_key(|(_, key)| **key);
             orders[1] = keyed.into_iter().map(|(rule, _)| *rule).collect();
-            for rules in orders {
-                let merges = merges(&rules);
+            let ranked = |rules: &[(u32, u32, u32)], share: u32| -> Vec<Merge> {
+                let rules = rules.iter().zip(0u32..);
+                rules.map(|(&(left, right, made), at)| Merge { pair: (left, right), made, rank: at / share }).collect()
+            };
+            // With several rules of one rank too.
+            for rules in orders.iter().flat_map(|rules| [1, 2, 3].map(|share| ranked(rules, share))) {
+                let merges = Merges::new(&rules).0;
                 for word in &words {
                     prop_assert_eq!(texts_of(&merges, word), by_definition(&rules, word), "{:?}", rules);
                 }

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::conversations::Conversation;
 use crate::error::{Error, Result};
+use crate::normal::Place;
 use crate::template::{ChatTemplate, Rendered, Source};
 use crate::tokenizer::Tokenizer;
 
@@ -139,6 +140,7 @@ impl Tokenizer {
             tokenizer: self,
             out: ChatIds::default(),
             run: String::new(),
+            place: Place::Start,
             speaker: None,
             loss: 0,
         };
@@ -160,7 +162,13 @@ impl Tokenizer {
             }
         }
         encoder.flush();
-        encoder.out
+        let mut encoded = encoder.out;
+        // Templates of GGUF files leave it to the program to begin the text; those of Hugging Face's folders do it themselves.
+        if self.begins_chats() && !encoded.ids.starts_with(self.opening_ids()) {
+            encoded.ids.splice(0..0, self.opening_ids().iter().copied());
+            encoded.loss_mask.splice(0..0, self.opening_ids().iter().map(|_| 0));
+        }
+        encoded
     }
 }
 
@@ -169,6 +177,8 @@ struct ChatEncoder<'a> {
     tokenizer: &'a Tokenizer,
     out: ChatIds,
     run: String,
+    /// What stands before `run`.
+    place: Place,
     /// The assistant's message that is being said, if any.
     speaker: Option<usize>,
     /// The mask of what `speaker` says.
@@ -189,14 +199,19 @@ impl ChatEncoder<'_> {
             self.flush();
             self.out.ids.push(found.id);
             self.out.loss_mask.push(self.loss);
+            self.place = Place::AfterToken;
             text = &text[found.end..];
         }
         self.run.push_str(text);
     }
 
     fn flush(&mut self) {
-        self.tokenizer.encode_into(&self.run, &mut self.out.ids);
+        if self.run.is_empty() {
+            return;
+        }
+        self.tokenizer.encode_at(&self.run, self.place, &mut self.out.ids);
         self.out.loss_mask.resize(self.out.ids.len(), self.loss);
+        self.place = Place::Continued;
         self.run.clear();
     }
 }

@@ -19,6 +19,14 @@ const TEMPLATE: &str = "chat_template.jinja";
 /// What a folder may hold beside these, for programs that read the older form.
 const OTHERS: [&str; 4] = ["added_tokens.json", "vocab.json", "merges.txt", "chat_template.json"];
 
+/// What a tokenizer was made from.
+pub(crate) enum Source {
+    /// The text of `tokenizer.json`.
+    Json(String),
+    /// A file of another format: its kind, and the hash of what it says of the tokenizer.
+    Other { kind: &'static str, hash: String },
+}
+
 /// The files that a tokenizer was read from.
 pub(crate) struct Companions {
     /// Names and contents, without `tokenizer.json`.
@@ -32,11 +40,24 @@ impl Tokenizer {
     /// written as it was, with all its companions, but for settings that have been changed since.
     ///
     /// # Errors
-    /// [`Error::Base`] when the folder cannot be written.
+    /// [`Error::Base`] when the folder cannot be written, [`Error::File`] for a tokenizer that was not read from a
+    /// `tokenizer.json`.
     pub fn save(&self, directory: impl AsRef<Path>) -> Result<()> {
         let directory = directory.as_ref();
+        let source = match &self.source {
+            Source::Json(source) => source,
+            Source::Other { kind, .. } => {
+                return Err(Error::File {
+                    path: directory.join(TOKENIZER),
+                    reason: format!(
+                        "it was read from a {kind} file, which this program does not turn into tokenizer.json; take that of \
+                         the model's Hugging Face folder"
+                    ),
+                });
+            }
+        };
         base::fs::create_folder(directory)?;
-        write(&directory.join(TOKENIZER), &self.source)?;
+        write(&directory.join(TOKENIZER), source)?;
         let Some(companions) = &self.companions else {
             write(&directory.join(CONFIG), &pretty(&config_json(&self.settings)))?;
             let names = json!({ "eos_token": self.settings.eos_token, "pad_token": self.settings.pad_token });
@@ -48,31 +69,42 @@ impl Tokenizer {
         Ok(())
     }
 
-    /// Reads a folder with a byte-level BPE `tokenizer.json`, or that file: what [`Tokenizer::save`] wrote, or what
-    /// Hugging Face has of GPT-2, SmolLM, Llama 3, Qwen and their like.
+    /// Reads a folder with a `tokenizer.json`, that file (what [`Tokenizer::save`] wrote, or what Hugging Face has of GPT-2,
+    /// SmolLM, Llama, Mistral, Qwen, Gemma, Phi, BERT and their like), or a GGUF file.
     ///
     /// # Errors
     /// [`Error::Base`] when a file cannot be read, [`Error::File`] naming the part that cannot be used and what to do.
     pub fn load(path: impl AsRef<Path>) -> Result<Tokenizer> {
         let path = path.as_ref();
+        if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf")) {
+            return Tokenizer::from_gguf(&base::gguf::File::open(path)?);
+        }
         let path = if path.is_dir() { path.join(TOKENIZER) } else { path.to_owned() };
         let source = base::fs::read_text(&path)?;
         let directory = path.parent().unwrap_or(Path::new("."));
         let reject = |reason: String| Error::File { path: path.clone(), reason };
-        let found =
-            serde_json::from_str(&source).map_err(|error| reject(format!("not valid JSON: {error}")))?;
-        let contents = crate::read::contents(&found).map_err(reject)?;
-        let mut tokenizer = Tokenizer::from_contents(contents, source);
+        let contents = crate::read::contents(&source).map_err(reject)?;
+        let mut tokenizer = Tokenizer::from_contents(contents, Source::Json(source));
         let files = read_companions(directory)?;
         read_settings(&mut tokenizer, &files, directory)?;
         tokenizer.companions = Some(Companions { files, settings: tokenizer.settings.clone() });
         Ok(tokenizer)
     }
 
-    /// Identifies the mapping from text to ids: the blake3 hash of `tokenizer.json`, 64 hexadecimal digits.
+    /// Does a conversation begin with [`Tokenizer::opening_ids`] even where the template does not print them?
+    pub(crate) fn begins_chats(&self) -> bool {
+        matches!(self.source, Source::Other { .. })
+    }
+
+    /// Identifies the mapping from text to ids: the blake3 hash of `tokenizer.json`, or of what another file says of the
+    /// tokenizer; 64 hexadecimal digits.
     pub fn fingerprint(&self) -> String {
         // Settings are no part of the file, so what is hashed never changes.
-        self.fingerprint.get_or_init(|| base::hash::hash_bytes(self.source.as_bytes())).clone()
+        let hash = || match &self.source {
+            Source::Json(source) => base::hash::hash_bytes(source.as_bytes()),
+            Source::Other { hash, .. } => hash.clone(),
+        };
+        self.fingerprint.get_or_init(hash).clone()
     }
 }
 

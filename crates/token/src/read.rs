@@ -1,185 +1,180 @@
-//! Reading `tokenizer.json`, as Hugging Face `tokenizers` writes it, of any byte-level BPE. What would make other ids than
-//! theirs is refused by name. Knows the file's format; must not know folders, nor how text is encoded.
+//! Reading `tokenizer.json`, as Hugging Face `tokenizers` writes it: byte-level and SentencePiece's byte-pair merges and
+//! WordPiece. What would make other ids than theirs is refused by name. Knows the file's format; must not know
+//! folders, nor how text is encoded.
 
-use std::collections::{HashMap, HashSet};
+mod model;
+mod pipeline;
 
-use fancy_regex::RegexBuilder;
+pub(crate) use model::{byte_level, with_whole_words};
+pub(crate) use pipeline::{bert_steps, regex};
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use crate::added::AddedToken;
-use crate::bpe::{Merge, Merges};
-use crate::normal::Form;
-use crate::pretoken::Scanner;
-use crate::split::{Digits, Gaps, Splitter, Step};
-use crate::vocabulary::{NO_ID, Parts, Vocabulary};
+use crate::decode::Joins;
+use crate::hash::BuildWordHasher;
+use crate::normal::Normalizer;
+use crate::split::Splitter;
+use crate::vocabulary::Vocabulary;
 
-/// Ids above this are taken for damage: no vocabulary is so large, and tables grow with the highest id.
-const ID_MAX: u64 = 1 << 24;
+/// Ids above this are taken for damage: no vocabulary is so large.
+pub(crate) const ID_MAX: u64 = 1 << 24;
 
 /// Said of tokenizers of other kinds.
-const KINDS: &str = "only byte-level BPE can be used (as GPT-2, Llama 3, Qwen, SmolLM and this program have it): choose a \
-    model with such a tokenizer, or train one with `taoye tokenizer train`";
+const KINDS: &str = "what can be used is byte-level BPE (as GPT-2, Llama 3 and Qwen have it), SentencePiece's BPE (Llama 2, \
+    Mistral, Gemma, Phi-3) and WordPiece (BERT): choose a model with such a tokenizer, or train one with \
+    `taoye tokenizer train`";
 
-/// The content of a file.
+/// What a tokenizer is made of.
 pub(crate) struct Contents {
     pub vocabulary: Vocabulary,
     pub added: Vec<AddedToken>,
-    pub forms: Vec<Form>,
+    pub normalizer: Normalizer,
     pub splitter: Splitter,
     /// Ids that a whole text begins and ends with.
     pub opening: Vec<u32>,
     pub closing: Vec<u32>,
+    pub joins: Joins,
 }
 
-type Reason<T> = std::result::Result<T, String>;
+pub(crate) type Reason<T> = std::result::Result<T, String>;
+
+/// The file, its large parts not parsed yet.
+#[derive(Deserialize)]
+struct File<'a> {
+    #[serde(default)]
+    added_tokens: Value,
+    #[serde(default)]
+    normalizer: Value,
+    #[serde(default)]
+    pre_tokenizer: Value,
+    #[serde(default)]
+    post_processor: Value,
+    #[serde(default)]
+    decoder: Value,
+    #[serde(borrow, default)]
+    model: HashMap<&'a str, &'a RawValue>,
+}
+
+/// A text as the file holds it; owned where it holds escapes.
+#[derive(Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+/// Ids by their texts.
+type Ids<'a> = HashMap<&'a str, u32, BuildWordHasher>;
+
+/// How the tokens' texts are to be read.
+pub(super) enum Spelling {
+    /// A letter for each byte.
+    Bytes,
+    /// Text, with replacements; perhaps bytes as `<0x0A>`.
+    Pieces { replace: Vec<(String, String)>, has_bytes: bool },
+    /// Words, and what they go on with.
+    Words { prefix: String, cleans_up: bool },
+}
 
 /// Reads the file's JSON; the error is the reason alone.
-pub(crate) fn contents(file: &Value) -> Reason<Contents> {
-    let model = &file["model"];
-    check_model(model)?;
-    let vocab = read_vocabulary(model)?;
-    let added = read_added(&file["added_tokens"], &vocab)?;
-    let forms = read_forms(&file["normalizer"])?;
-    let splitter = read_splitter(&file["pre_tokenizer"])?;
+pub(crate) fn contents(source: &str) -> Reason<Contents> {
+    let file: File<'_> = serde_json::from_str(source).map_err(|error| match error.classify() {
+        serde_json::error::Category::Data => format!("not a tokenizer's file: {error}"),
+        _ => format!("not valid JSON: {error}"),
+    })?;
+    let model = model::Model::read(&file.model)?;
+    let ids: Ids<'_> = model.vocabulary.iter().map(|(text, id)| (text.as_ref(), *id)).collect();
+    let added = read_added(&file.added_tokens, &ids)?;
+    let normalizer = pipeline::normalizer(&file.normalizer)?;
+    let (splitter, is_byte_level) = pipeline::splitter(&file.pre_tokenizer)?;
+    let (spelling, joins) = pipeline::decoder(&file.decoder)?;
+    if is_byte_level != matches!(spelling, Spelling::Bytes) {
+        return Err(format!(
+            "pre_tokenizer {} does not go with decoder {}; {KINDS}",
+            shown(&file.pre_tokenizer),
+            shown(&file.decoder)
+        ));
+    }
     let (mut opening, mut closing) = (Vec::new(), Vec::new());
-    read_post_processor(&file["post_processor"], &mut opening, &mut closing)?;
-    check_decoder(&file["decoder"])?;
-    let vocabulary = build(model, &vocab, &added)?;
+    pipeline::post_processor(&file.post_processor, &mut opening, &mut closing)?;
+    let (built, borders) = model.build(&ids, &spelling)?;
+    let tokens = model.vocabulary.iter().map(|(text, id)| (*id, spelling.bytes(text)));
+    let tokens = tokens.chain(added.iter().map(|token| (token.id, spelling.added_bytes(&token.content))));
+    let vocabulary = Vocabulary::new(built, tokens.collect());
     if let Some(id) = opening.iter().chain(&closing).find(|&&id| vocabulary.bytes(id).is_none()) {
         return Err(format!("post_processor adds id {id}, which the vocabulary lacks"));
     }
-    Ok(Contents { vocabulary, added, forms, splitter, opening, closing })
+    let splitter = splitter.with_borders(borders);
+    Ok(Contents { vocabulary, added, normalizer, splitter, opening, closing, joins })
 }
 
-fn check_model(model: &Value) -> Reason<()> {
-    let kind = &model["type"];
-    // Files of 2019 to 2021 leave the type out; only BPE has merges.
-    if kind != "BPE" && !(kind.is_null() && model["merges"].is_array()) {
-        return Err(format!("model.type is {}; {KINDS}", shown(kind)));
-    }
-    if model["byte_fallback"] == true {
-        return Err(format!("model.byte_fallback is true, as in SentencePiece's tokenizers; {KINDS}"));
-    }
-    for name in ["continuing_subword_prefix", "end_of_word_suffix"] {
-        if !(model[name].is_null() || model[name] == "") {
-            return Err(format!("model.{name} is {}; {KINDS}", shown(&model[name])));
+impl Spelling {
+    /// The bytes that a token of the vocabulary stands for.
+    fn bytes<'a>(&self, text: &'a str) -> Cow<'a, [u8]> {
+        match self {
+            Spelling::Bytes => spelt_bytes(text).map_or(Cow::Borrowed(text.as_bytes()), Cow::Owned),
+            Spelling::Pieces { has_bytes: true, .. } if byte_of(text).is_some() => {
+                Cow::Owned(byte_of(text).into_iter().collect())
+            }
+            Spelling::Pieces { .. } => self.added_bytes(text),
+            Spelling::Words { prefix, cleans_up } => {
+                let text = match text.strip_prefix(prefix.as_str()) {
+                    Some(rest) => Cow::Borrowed(rest),
+                    None => Cow::Owned(format!(" {text}")),
+                };
+                Cow::Owned(if *cleans_up { clean_up(&text) } else { text.into_owned() }.into_bytes())
+            }
         }
     }
-    match model["dropout"].as_f64() {
-        Some(dropout) if dropout != 0.0 => Err(format!(
-            "model.dropout is {dropout}, which makes ids by chance; set it to null in the file for ids that stay"
-        )),
-        _ => Ok(()),
-    }
-}
 
-fn read_vocabulary(model: &Value) -> Reason<HashMap<&str, u32>> {
-    let vocab = model["vocab"].as_object().ok_or("model.vocab is not an object")?;
-    let ids = vocab.iter().map(|(text, id)| match id.as_u64().filter(|&id| id <= ID_MAX) {
-        Some(id) => Ok((text.as_str(), id as u32)),
-        None => Err(format!("model.vocab gives {text:?} the id {id}, expected a number up to {ID_MAX}")),
-    });
-    ids.collect()
-}
-
-/// The merges of the model, the ids of what they make, and the bytes of all ids.
-fn build(model: &Value, vocab: &HashMap<&str, u32>, added: &[AddedToken]) -> Reason<Vocabulary> {
-    let bytes_of_letters = bytes_of_letters();
-    let spelt = |text: &str| -> Option<Vec<u8>> {
-        text.chars().map(|letter| bytes_of_letters.get(&letter).copied()).collect()
-    };
-    let mut symbols = Symbols::new(vocab);
-    let rules = read_merges(&model["merges"], &mut symbols)?;
-    let (merges, names) = Merges::new(&rules);
-    let ids: Vec<u32> = names.iter().map(|&name| symbols.ids[name as usize]).collect();
-    let absent = (0..=255u8).filter(|&byte| ids[usize::from(byte)] == NO_ID && is_in_utf8(byte));
-    if absent.count() > 0 && !model["unk_token"].is_null() {
-        return Err(format!(
-            "model.unk_token is {}, and the vocabulary lacks some of the 256 bytes that it would stand for; {KINDS}",
-            shown(&model["unk_token"])
-        ));
-    }
-    let all = vocab.iter().map(|(&text, &id)| (text, id));
-    let all = all.map(|(text, id)| (spelt(text).unwrap_or_else(|| text.as_bytes().to_vec()), id));
-    let added = added.iter().map(|token| (token.content.as_bytes().to_vec(), token.id));
-    let mut texts: Vec<Vec<u8>> = Vec::new();
-    for (text, id) in all.chain(added) {
-        if texts.len() <= id as usize {
-            texts.resize(id as usize + 1, Vec::new());
+    /// The bytes that an added token stands for.
+    fn added_bytes<'a>(&self, text: &'a str) -> Cow<'a, [u8]> {
+        match self {
+            Spelling::Pieces { replace, .. } if replace.iter().any(|(old, _)| text.contains(old.as_str())) => {
+                let text = replace.iter().fold(text.to_owned(), |text, (old, new)| text.replace(old, new));
+                Cow::Owned(text.into_bytes())
+            }
+            Spelling::Words { .. } => Cow::Owned(format!(" {text}").into_bytes()),
+            _ => Cow::Borrowed(text.as_bytes()),
         }
-        texts[id as usize] = text;
-    }
-    let mut whole_words = Vec::new();
-    if model["ignore_merges"] == true {
-        let merged: HashSet<u32> = ids.iter().copied().collect();
-        let others = vocab.iter().filter(|(_, id)| !merged.contains(id));
-        whole_words = others.filter_map(|(text, &id)| Some((spelt(text)?, id))).collect();
-    }
-    Ok(Vocabulary::new(Parts { merges, ids, texts, whole_words }))
-}
-
-/// Numbers for the texts that merges name: the bytes first, others as they come.
-struct Symbols<'a> {
-    vocab: &'a HashMap<&'a str, u32>,
-    numbers: HashMap<String, u32>,
-    ids: Vec<u32>,
-}
-
-impl<'a> Symbols<'a> {
-    fn new(vocab: &'a HashMap<&'a str, u32>) -> Symbols<'a> {
-        let letters = byte_letters().map(String::from);
-        let ids = letters.iter().map(|letter| vocab.get(letter.as_str()).copied().unwrap_or(NO_ID)).collect();
-        Symbols { vocab, numbers: letters.into_iter().zip(0..).collect(), ids }
-    }
-
-    fn number(&mut self, text: &str) -> Reason<u32> {
-        if let Some(&number) = self.numbers.get(text) {
-            return Ok(number);
-        }
-        let id = *self.vocab.get(text).ok_or_else(|| {
-            format!("model.merges needs the token {text:?}, which model.vocab lacks; the file is damaged")
-        })?;
-        let number = self.ids.len() as u32;
-        self.ids.push(id);
-        self.numbers.insert(text.to_owned(), number);
-        Ok(number)
     }
 }
 
-/// The merges in order; of those that stand twice the last one counts.
-fn read_merges(merges: &Value, symbols: &mut Symbols<'_>) -> Reason<Vec<Merge>> {
-    let merges = merges.as_array().ok_or("model.merges is not an array")?;
-    let mut rules = Vec::with_capacity(merges.len());
-    for (index, merge) in merges.iter().enumerate() {
-        let sides = match merge {
-            Value::String(text) if text.starts_with("#version") => continue,
-            Value::String(text) => text.split_once(' ').filter(|(_, right)| !right.contains(' ')),
-            Value::Array(sides) if sides.len() == 2 => sides[0].as_str().zip(sides[1].as_str()),
-            _ => None,
-        };
-        let (left, right) = sides.ok_or_else(|| {
-            format!(
-                "model.merges[{index}] is {}, expected two tokens: \"a b\" or [\"a\", \"b\"]",
-                shown(merge)
-            )
-        })?;
-        let pair = (symbols.number(left)?, symbols.number(right)?);
-        rules.push(Merge { pair, made: symbols.number(&format!("{left}{right}"))? });
-    }
-    let mut seen = HashSet::with_capacity(rules.len());
-    rules.reverse();
-    rules.retain(|rule| seen.insert(rule.pair));
-    rules.reverse();
-    Ok(rules)
+/// What Hugging Face calls cleaning up: no space before punctuation and the ends of contractions.
+fn clean_up(text: &str) -> String {
+    const PAIRS: [(&str, &str); 11] = [
+        (" .", "."),
+        (" ?", "?"),
+        (" !", "!"),
+        (" ,", ","),
+        (" ' ", "'"),
+        (" n't", "n't"),
+        (" 'm", "'m"),
+        (" do not", " don't"),
+        (" 's", "'s"),
+        (" 've", "'ve"),
+        (" 're", "'re"),
+    ];
+    PAIRS.iter().fold(text.to_owned(), |text, (old, new)| text.replace(old, new))
 }
 
-fn read_added(added: &Value, vocab: &HashMap<&str, u32>) -> Reason<Vec<AddedToken>> {
+/// The byte that `<0x0A>` and its like name.
+pub(crate) fn byte_of(text: &str) -> Option<u8> {
+    let digits = text.strip_prefix("<0x")?.strip_suffix('>')?;
+    if digits.len() == 2 { u8::from_str_radix(digits, 16).ok() } else { None }
+}
+
+fn read_added(added: &Value, ids: &Ids<'_>) -> Reason<Vec<AddedToken>> {
     let empty = Vec::new();
     let added = match added {
         Value::Null => &empty,
         added => added.as_array().ok_or("added_tokens is not an array")?,
     };
     let mut tokens: Vec<AddedToken> = Vec::new();
+    let mut seen = std::collections::HashSet::new();
+    let mut counted = ids.len() as u32;
     for (index, token) in added.iter().enumerate() {
         let flag = |name: &str| token[name] == true;
         let content = token["content"].as_str().filter(|content| !content.is_empty());
@@ -189,12 +184,11 @@ fn read_added(added: &Value, vocab: &HashMap<&str, u32>) -> Reason<Vec<AddedToke
                 "added_tokens[{index}].single_word is true ({content:?}), which is not supported"
             ));
         }
-        if tokens.iter().any(|token| token.content == content) {
+        if !seen.insert(content) {
             return Err(format!("added_tokens holds {content:?} twice; remove one of them"));
         }
         // Hugging Face `tokenizers` counts up itself, whatever the file says.
-        let counted = tokens.iter().map(|token| token.id + 1).max().unwrap_or(0).max(vocab.len() as u32);
-        let id = vocab.get(content).copied().unwrap_or(counted);
+        let id = ids.get(content).copied().unwrap_or(counted);
         if token["id"] != id {
             return Err(format!(
                 "added_tokens[{index}] ({content:?}) has the id {}, but Hugging Face tokenizers gives it {id}; correct the \
@@ -202,6 +196,7 @@ fn read_added(added: &Value, vocab: &HashMap<&str, u32>) -> Reason<Vec<AddedToke
                 shown(&token["id"])
             ));
         }
+        counted = counted.max(id + 1);
         tokens.push(AddedToken {
             id,
             content: content.to_owned(),
@@ -212,143 +207,6 @@ fn read_added(added: &Value, vocab: &HashMap<&str, u32>) -> Reason<Vec<AddedToke
         });
     }
     Ok(tokens)
-}
-
-fn read_forms(normalizer: &Value) -> Reason<Vec<Form>> {
-    let unsupported = |what: &Value| {
-        Err(format!("normalizer {} is not supported, only NFC, NFD, NFKC and NFKD; {KINDS}", shown(what)))
-    };
-    match normalizer["type"].as_str() {
-        None if normalizer.is_null() => Ok(Vec::new()),
-        Some("NFC") => Ok(vec![Form::Nfc]),
-        Some("NFD") => Ok(vec![Form::Nfd]),
-        Some("NFKC") => Ok(vec![Form::Nfkc]),
-        Some("NFKD") => Ok(vec![Form::Nfkd]),
-        Some("Sequence") => match normalizer["normalizers"].as_array() {
-            Some(all) => Ok(all.iter().map(read_forms).collect::<Reason<Vec<_>>>()?.concat()),
-            None => unsupported(normalizer),
-        },
-        _ => unsupported(normalizer),
-    }
-}
-
-fn read_splitter(pre_tokenizer: &Value) -> Reason<Splitter> {
-    let mut steps = Vec::new();
-    let mut has_bytes = false;
-    let alone = std::slice::from_ref(pre_tokenizer);
-    let all = match &pre_tokenizer["pretokenizers"] {
-        Value::Array(all) if pre_tokenizer["type"] == "Sequence" => all,
-        _ => alone,
-    };
-    for step in all {
-        if has_bytes {
-            return Err(format!(
-                "pre_tokenizer {} stands after ByteLevel, which is not supported",
-                shown(step)
-            ));
-        }
-        match step["type"].as_str() {
-            Some("ByteLevel") => {
-                if step["add_prefix_space"] == true {
-                    return Err(
-                        "pre_tokenizer ByteLevel.add_prefix_space is true, which is not supported".into()
-                    );
-                }
-                has_bytes = true;
-                // Files from before the flag was there mean the pattern.
-                if step["use_regex"] != false {
-                    steps.push(Step::Scan(Scanner::Gpt2));
-                }
-            }
-            Some("Digits") if step["individual_digits"] == true => steps.push(Step::Digits(Digits::Single)),
-            Some("Digits") => steps.push(Step::Digits(Digits::Runs)),
-            Some("Split") => steps.push(read_split(step)?),
-            _ => return Err(format!("pre_tokenizer {} is not supported; {KINDS}", shown(step))),
-        }
-    }
-    if !has_bytes {
-        return Err(format!("pre_tokenizer {} has no ByteLevel; {KINDS}", shown(pre_tokenizer)));
-    }
-    Ok(Splitter::new(steps))
-}
-
-fn read_split(step: &Value) -> Reason<Step> {
-    let gaps = match (step["behavior"].as_str(), step["invert"] == true) {
-        // Inverted, what matches is kept as it would be, and so is what does not.
-        (Some("Isolated"), _) => Gaps::Keep,
-        (Some("Removed"), true) => Gaps::Drop,
-        _ => {
-            return Err(format!(
-                "pre_tokenizer Split with behavior {} and invert {} is not supported, only Isolated, and Removed inverted",
-                shown(&step["behavior"]),
-                step["invert"]
-            ));
-        }
-    };
-    let pattern = match (step["pattern"]["Regex"].as_str(), step["pattern"]["String"].as_str()) {
-        (Some(pattern), _) => pattern.to_owned(),
-        (None, Some(text)) => fancy_regex::escape(text).into_owned(),
-        _ => return Err(format!("pre_tokenizer Split has no pattern: {}", shown(step))),
-    };
-    if let Some(scanner) = Scanner::for_pattern(&pattern) {
-        return Ok(Step::Scan(scanner));
-    }
-    let mut builder = RegexBuilder::new(&pattern);
-    let regex = builder.oniguruma_mode(true).backtrack_limit(usize::MAX).build();
-    let regex = regex.map_err(|error| {
-        format!("pre_tokenizer Split has the pattern {pattern:?}, which this program's regex engine refuses: {error}")
-    })?;
-    Ok(Step::Match(Box::new(regex), gaps))
-}
-
-/// Adds what a processor puts before and after a text.
-fn read_post_processor(value: &Value, opening: &mut Vec<u32>, closing: &mut Vec<u32>) -> Reason<()> {
-    let bad = || {
-        format!(
-            "post_processor {} is not supported; remove it from the file if no token is to be added",
-            shown(value)
-        )
-    };
-    match value["type"].as_str() {
-        None if value.is_null() => Ok(()),
-        // It changes offsets only.
-        Some("ByteLevel") => Ok(()),
-        Some("Sequence") => {
-            let all = value["processors"].as_array().ok_or_else(bad)?;
-            all.iter().try_for_each(|one| read_post_processor(one, opening, closing))
-        }
-        Some("TemplateProcessing") => {
-            let pieces = value["single"].as_array().ok_or_else(bad)?;
-            let mut before = Vec::new();
-            let mut after = None;
-            for piece in pieces {
-                if let Some(name) = piece["SpecialToken"]["id"].as_str() {
-                    let ids = value["special_tokens"][name]["ids"].as_array().ok_or_else(bad)?;
-                    let ids: Option<Vec<u32>> =
-                        ids.iter().map(|id| u32::try_from(id.as_u64()?).ok()).collect();
-                    after.as_mut().unwrap_or(&mut before).extend(ids.ok_or_else(bad)?);
-                } else if piece["Sequence"]["id"] == "A" && after.is_none() {
-                    after = Some(Vec::new());
-                } else {
-                    return Err(bad());
-                }
-            }
-            // Processors in sequence each enclose what the one before made.
-            opening.splice(0..0, before);
-            closing.extend(after.ok_or_else(bad)?);
-            Ok(())
-        }
-        _ => Err(bad()),
-    }
-}
-
-fn check_decoder(decoder: &Value) -> Reason<()> {
-    let alone = std::slice::from_ref(decoder);
-    let all = decoder["decoders"].as_array().map_or(alone, Vec::as_slice);
-    match all.iter().find(|one| one["type"] != "ByteLevel") {
-        Some(other) => Err(format!("decoder {} is not supported; {KINDS}", shown(other))),
-        None => Ok(()),
-    }
 }
 
 /// The letter that stands for each byte in `tokenizer.json` (GPT-2's `bytes_to_unicode`): printable bytes of Latin-1
@@ -368,13 +226,20 @@ pub(crate) fn byte_letters() -> [char; 256] {
     letters
 }
 
-fn bytes_of_letters() -> HashMap<char, u8> {
-    byte_letters().into_iter().zip(0..=255).collect()
-}
-
-/// Does the byte occur in UTF-8 (RFC 3629, section 1)?
-fn is_in_utf8(byte: u8) -> bool {
-    !matches!(byte, 0xc0 | 0xc1 | 0xf5..)
+/// The bytes that a token of [`byte_letters`] spells; `None` where it holds others.
+pub(crate) fn spelt_bytes(text: &str) -> Option<Vec<u8>> {
+    static BYTES: std::sync::LazyLock<[Option<u8>; 0x144]> = std::sync::LazyLock::new(|| {
+        let mut bytes = [None; 0x144];
+        for (letter, byte) in byte_letters().into_iter().zip(0..=255) {
+            bytes[letter as usize] = Some(byte);
+        }
+        bytes
+    });
+    let mut bytes = Vec::with_capacity(text.len());
+    for letter in text.chars() {
+        bytes.push((*BYTES.get(letter as usize)?)?);
+    }
+    Some(bytes)
 }
 
 /// A value in a message, cut when long.

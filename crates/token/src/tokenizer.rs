@@ -7,14 +7,16 @@ use std::sync::{Mutex, OnceLock};
 
 use crate::added::{AddedToken, AddedTokens, Found, Stage, Which};
 use crate::bpe::{Merge, Merges};
+use crate::decode::Joins;
 use crate::error::{Error, Result};
-use crate::file::Companions;
-use crate::normal::{Form, normalize};
+use crate::file::{Companions, Source};
+use crate::merged::{Absent, Merged};
+use crate::normal::{Normalizer, Place};
 use crate::pretoken::{DIGITS_MAX, Scanner};
 use crate::read::Contents;
-use crate::split::Splitter;
+use crate::split::{Splitter, Step};
 use crate::train::{MergeLimits, WordCounts, learn_merges};
-use crate::vocabulary::{Parts, Scratch, Vocabulary};
+use crate::vocabulary::{Model, Scratch, Vocabulary};
 
 /// Ends a document in training data; what a base model stops at.
 pub const END_OF_TEXT: &str = "<|endoftext|>";
@@ -53,21 +55,23 @@ pub struct Settings {
     pub chat_template: String,
 }
 
-/// A byte-level byte-pair tokenizer: one that [`Tokenizer::train`] made (ids: 0–255 the bytes, then the merges, then the
-/// special tokens) or one that [`Tokenizer::load`] read (ids as its file has them).
+/// A tokenizer: a byte-level one that [`Tokenizer::train`] made (ids: 0–255 the bytes, then the merges, then the special
+/// tokens) or one of any kind that [`Tokenizer::load`] read (ids as its file has them).
 ///
 /// Encoding is safe to call from many threads; each takes buffers and a word cache from a small store.
 pub struct Tokenizer {
     vocabulary: Vocabulary,
     added: AddedTokens,
-    forms: Vec<Form>,
+    normalizer: Normalizer,
     splitter: Splitter,
     opening: Vec<u32>,
     closing: Vec<u32>,
+    joins: Joins,
+    /// What ends an answer, beside `settings.eos_token`.
+    pub(crate) end_ids: Vec<u32>,
     /// What travels with the files; change it freely before [`Tokenizer::save`].
     pub settings: Settings,
-    /// The text of `tokenizer.json`.
-    pub(crate) source: String,
+    pub(crate) source: Source,
     /// The other files of the folder that it was loaded from.
     pub(crate) companions: Option<Companions>,
     pub(crate) fingerprint: OnceLock<String>,
@@ -121,7 +125,7 @@ impl Tokenizer {
         };
         let pairs = learn_merges(words, &limits);
         let source = crate::file::trained_source(&pairs, &options.special_tokens, options.digits);
-        let mut tokenizer = Tokenizer::from_contents(trained_contents(&pairs, options), source);
+        let mut tokenizer = Tokenizer::from_contents(trained_contents(&pairs, options), Source::Json(source));
         let eos_token = options.special_tokens.first().cloned().unwrap_or_default();
         tokenizer.settings = Settings {
             pad_token: eos_token.clone(),
@@ -132,17 +136,20 @@ impl Tokenizer {
         Ok(tokenizer)
     }
 
-    /// The tokenizer whose `tokenizer.json` is `source`, without settings.
-    pub(crate) fn from_contents(contents: Contents, source: String) -> Tokenizer {
-        let forms = contents.forms;
-        let added = AddedTokens::new(contents.added, |text| normalize(text, &forms).into_owned());
+    /// The tokenizer of these contents, without settings.
+    pub(crate) fn from_contents(contents: Contents, source: Source) -> Tokenizer {
+        let normalizer = contents.normalizer;
+        let added =
+            AddedTokens::new(contents.added, |text| normalizer.apply(text, Place::Start).into_owned());
         Tokenizer {
             vocabulary: contents.vocabulary,
             added,
-            forms,
+            normalizer,
             splitter: contents.splitter,
             opening: contents.opening,
             closing: contents.closing,
+            joins: contents.joins,
+            end_ids: Vec::new(),
             settings: Settings::default(),
             source,
             companions: None,
@@ -161,8 +168,13 @@ impl Tokenizer {
 
     /// Appends the ids of `text` to `ids`; like [`Tokenizer::encode`], without allocating once warm.
     pub fn encode_into(&self, text: &str, ids: &mut Vec<u32>) {
+        self.encode_at(text, Place::Start, ids);
+    }
+
+    /// [`Tokenizer::encode_into`] of a text that has something before it: some tokenizers put a space before others.
+    pub(crate) fn encode_at(&self, text: &str, place: Place, ids: &mut Vec<u32>) {
         let mut scratch = self.take_scratch();
-        self.encode_with(text, Which::Ordinary, &mut scratch, ids);
+        self.encode_with(text, (Which::Ordinary, place), &mut scratch, ids);
         self.return_scratch(scratch);
     }
 
@@ -172,7 +184,7 @@ impl Tokenizer {
     pub fn encode_with_special(&self, text: &str) -> Vec<u32> {
         let mut ids = Vec::with_capacity(text.len() / 3 + 1);
         let mut scratch = self.take_scratch();
-        self.encode_with(text, Which::All, &mut scratch, &mut ids);
+        self.encode_with(text, (Which::All, Place::Start), &mut scratch, &mut ids);
         self.return_scratch(scratch);
         ids
     }
@@ -193,7 +205,7 @@ impl Tokenizer {
                 }
                 for (offset, text) in texts[first..texts.len().min(first + STRIDE)].iter().enumerate() {
                     let mut ids = Vec::with_capacity(text.as_ref().len() / 3 + 1);
-                    self.encode_with(text.as_ref(), Which::Ordinary, &mut scratch, &mut ids);
+                    self.encode_with(text.as_ref(), (Which::Ordinary, Place::Start), &mut scratch, &mut ids);
                     done.push((first + offset, ids));
                 }
             }
@@ -215,8 +227,8 @@ impl Tokenizer {
     /// tokenizer does not have (a model's vocabulary may be padded).
     pub fn decode(&self, ids: &[u32]) -> String {
         let mut bytes = Vec::with_capacity(ids.len() * 4);
-        for &id in ids {
-            bytes.extend_from_slice(self.token_bytes(id).unwrap_or(crate::decode::REPLACEMENT.as_bytes()));
+        for (index, &id) in ids.iter().enumerate() {
+            bytes.extend_from_slice(self.bytes_at(id, index == 0));
         }
         match String::from_utf8(bytes) {
             Ok(text) => text,
@@ -224,9 +236,19 @@ impl Tokenizer {
         }
     }
 
-    /// The bytes that an id stands for (an added token: its text); `None` for an unknown id.
+    /// The bytes that an id stands for (an added token: its text); `None` for an unknown id. What some tokenizers leave out
+    /// at the beginning of a text, a space, is there.
     pub fn token_bytes(&self, id: u32) -> Option<&[u8]> {
         self.vocabulary.bytes(id)
+    }
+
+    /// The bytes of an id in a text, the first one or another.
+    #[inline]
+    pub(crate) fn bytes_at(&self, id: u32, is_first: bool) -> &[u8] {
+        match self.vocabulary.bytes(id) {
+            Some(bytes) => self.joins.bytes(bytes, is_first),
+            None => crate::decode::REPLACEMENT.as_bytes(),
+        }
     }
 
     /// The number of ids, special tokens included: one more than the highest. A loaded vocabulary may have gaps.
@@ -243,6 +265,12 @@ impl Tokenizer {
     /// What a whole text ends with; nearly always nothing.
     pub fn closing_ids(&self) -> &[u32] {
         &self.closing
+    }
+
+    /// Ids that end an answer, as a GGUF file names them or as they are known by their texts; `settings.eos_token` may be
+    /// among them.
+    pub fn end_ids(&self) -> &[u32] {
+        &self.end_ids
     }
 
     /// The id of an added token, special or not.
@@ -280,37 +308,45 @@ impl Tokenizer {
         self.added.first_special(text)
     }
 
-    fn encode_with(&self, text: &str, which: Which, scratch: &mut Scratch, ids: &mut Vec<u32>) {
-        self.between_tokens(text, (Stage::Raw, which), ids, &mut |text, ids| {
-            let text = normalize(text, &self.forms);
-            self.between_tokens(&text, (Stage::Normalized, which), ids, &mut |text, ids| {
-                self.splitter.split(text, &mut |word| self.vocabulary.encode_word(word, scratch, ids));
+    fn encode_with(
+        &self,
+        text: &str,
+        (which, place): (Which, Place),
+        scratch: &mut Scratch,
+        ids: &mut Vec<u32>,
+    ) {
+        self.between_tokens(text, (Stage::Raw, which, place), ids, &mut |text, place, ids| {
+            let text = self.normalizer.apply(text, place);
+            self.between_tokens(&text, (Stage::Normalized, which, place), ids, &mut |text, place, ids| {
+                self.splitter
+                    .split(text, place, &mut |word| self.vocabulary.encode_word(word, scratch, ids));
             });
         });
     }
 
-    /// Appends the ids of the added tokens in `text`; what stands between them goes to `encode`.
+    /// Appends the ids of the added tokens in `text`; what stands between them goes to `encode`, with what stands before it.
     #[inline]
     fn between_tokens(
         &self,
         text: &str,
-        (stage, which): (Stage, Which),
+        (stage, which, place): (Stage, Which, Place),
         ids: &mut Vec<u32>,
-        encode: &mut impl FnMut(&str, &mut Vec<u32>),
+        encode: &mut impl FnMut(&str, Place, &mut Vec<u32>),
     ) {
         if !self.added.searches(stage, which) {
-            return encode(text, ids);
+            return encode(text, place, ids);
         }
-        let mut position = 0;
+        let (mut position, mut place) = (0, place);
         for found in self.added.find(text, stage, which) {
             if position < found.start {
-                encode(&text[position..found.start], ids);
+                encode(&text[position..found.start], place, ids);
             }
             ids.push(found.id);
             position = found.end;
+            place = Place::AfterToken;
         }
         if position < text.len() {
-            encode(&text[position..], ids);
+            encode(&text[position..], place, ids);
         }
     }
 
@@ -338,12 +374,14 @@ impl std::fmt::Debug for Tokenizer {
 
 /// What training learnt, as it would be read from its file.
 fn trained_contents(pairs: &[crate::train::Pair], options: &TrainOptions) -> Contents {
-    let rules: Vec<Merge> = pairs.iter().zip(256..).map(|(&pair, made)| Merge { pair, made }).collect();
+    let rules: Vec<Merge> =
+        pairs.iter().zip(256..).map(|(&pair, made)| Merge { pair, made, rank: made - 256 }).collect();
     let (merges, ids) = Merges::new(&rules);
     let special = options.special_tokens.iter();
-    let mut texts: Vec<Vec<u8>> =
-        (0..merges.len() as u32).map(|symbol| merges.bytes(symbol).to_vec()).collect();
-    texts.extend(special.clone().map(|special| special.clone().into_bytes()));
+    let mut tokens: Vec<(u32, Vec<u8>)> =
+        (0..merges.len() as u32).map(|symbol| (symbol, merges.bytes(symbol).to_vec())).collect();
+    let special_ids = merges.len() as u32..;
+    tokens.extend(special_ids.clone().zip(special.clone().map(|special| special.clone().into_bytes())));
     let token = |(content, id): (&String, u32)| AddedToken {
         id,
         content: content.clone(),
@@ -352,13 +390,15 @@ fn trained_contents(pairs: &[crate::train::Pair], options: &TrainOptions) -> Con
         lstrip: false,
         rstrip: false,
     };
+    let merged = Merged::new(merges, ids, Absent::Nothing);
     Contents {
-        added: special.zip(merges.len() as u32..).map(token).collect(),
-        vocabulary: Vocabulary::new(Parts { merges, ids, texts, whole_words: Vec::new() }),
-        forms: Vec::new(),
-        splitter: Splitter::Scan(Scanner::Own { digits: options.digits }),
+        added: special.zip(special_ids).map(token).collect(),
+        vocabulary: Vocabulary::new(Model::Merged(merged), tokens),
+        normalizer: Normalizer::default(),
+        splitter: Splitter::new(vec![Step::Scan(Scanner::Own { digits: options.digits })]),
         opening: Vec::new(),
         closing: Vec::new(),
+        joins: Joins::Plain,
     }
 }
 

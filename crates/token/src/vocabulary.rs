@@ -1,70 +1,57 @@
-//! The vocabulary: ids and their bytes, merges, and the encoding of one pre-token into ids.
+//! The vocabulary: ids and their bytes, the model that makes ids of a word, and a cache of words.
 //! Knows bytes and ids; must not know text, special tokens or files.
 
-use std::collections::HashMap;
-
-use crate::bpe::{self, Merges};
-use crate::hash::{BuildWordHasher, hash_word};
+use crate::bpe;
+use crate::hash::hash_word;
+use crate::merged::Merged;
+use crate::words::Words;
 
 /// Words up to this many bytes are remembered in the cache; longer ones seldom come again.
 const CACHED_BYTES_MAX: usize = 24;
 
-/// Stands for the id of a byte that the vocabulary lacks.
+/// Stands for an id that the vocabulary lacks.
 pub(crate) const NO_ID: u32 = u32::MAX;
 
-/// Byte-level merges with the ids of what they make, and the bytes of all ids.
+/// Ids with their bytes, and the model that makes ids of words.
 pub(crate) struct Vocabulary {
-    merges: Merges,
-    /// The id of each symbol of `merges`; empty when each symbol is its own id.
-    ids: Vec<u32>,
-    /// Tokens that count where a whole word spells them, though merging does not make them.
-    whole_words: HashMap<Box<[u8]>, u32, BuildWordHasher>,
-    /// Bytes without an id, which are passed over.
-    absent: Option<Box<[bool; 256]>>,
+    model: Model,
     /// Id `i` stands for `bytes[starts[i]..starts[i + 1]]`; an id that does not exist for nothing.
     bytes: Vec<u8>,
-    starts: Vec<usize>,
+    starts: Vec<u32>,
 }
 
-/// What [`Vocabulary::new`] makes one of.
-pub(crate) struct Parts {
-    pub merges: Merges,
-    /// The id of each symbol; [`NO_ID`] for bytes that have none.
-    pub ids: Vec<u32>,
-    /// The bytes of each id, special tokens included; empty where there is no such id.
-    pub texts: Vec<Vec<u8>>,
-    /// Tokens that count where a whole word spells them.
-    pub whole_words: Vec<(Vec<u8>, u32)>,
+/// How the bytes of a word become ids.
+pub(crate) enum Model {
+    /// Byte-pair merges, of bytes or of characters.
+    Merged(Merged),
+    /// The longest pieces from left to right.
+    Words(Words),
 }
 
 /// Buffers and the word cache of one encoding thread.
 #[derive(Default)]
 pub(crate) struct Scratch {
     cache: WordCache,
-    merging: bpe::Scratch,
-    present: Vec<u8>,
+    pub(crate) merging: bpe::Scratch,
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) symbols: Vec<u32>,
 }
 
 impl Vocabulary {
-    pub(crate) fn new(parts: Parts) -> Vocabulary {
-        let is_identity = parts.ids.iter().enumerate().all(|(symbol, &id)| symbol == id as usize);
-        let mut absent = [false; 256];
-        for (byte, id) in parts.ids.iter().take(256).enumerate() {
-            absent[byte] = *id == NO_ID;
+    /// A vocabulary of `tokens`, each an id and what it stands for. The last of several with one id counts.
+    pub(crate) fn new<T: AsRef<[u8]>>(model: Model, mut tokens: Vec<(u32, T)>) -> Vocabulary {
+        tokens.sort_by_key(|token| token.0);
+        let ids = tokens.last().map_or(0, |token| token.0 as usize + 1);
+        let (mut bytes, mut starts) = (Vec::new(), Vec::with_capacity(ids + 1));
+        for (index, (id, text)) in tokens.iter().enumerate() {
+            if tokens.get(index + 1).is_some_and(|next| next.0 == *id) {
+                continue;
+            }
+            starts.resize(*id as usize + 1, bytes.len() as u32);
+            bytes.extend_from_slice(text.as_ref());
         }
-        let mut starts = vec![0];
-        starts.extend(parts.texts.iter().scan(0, |end, text| {
-            *end += text.len();
-            Some(*end)
-        }));
-        Vocabulary {
-            merges: parts.merges,
-            ids: if is_identity { Vec::new() } else { parts.ids },
-            whole_words: parts.whole_words.into_iter().map(|(word, id)| (word.into(), id)).collect(),
-            absent: absent.contains(&true).then(|| Box::new(absent)),
-            bytes: parts.texts.concat(),
-            starts,
-        }
+        starts.push(bytes.len() as u32);
+        Vocabulary { model, bytes, starts }
     }
 
     /// One more than the highest id.
@@ -75,10 +62,10 @@ impl Vocabulary {
     /// The bytes of an id; `None` where there is no such id.
     pub(crate) fn bytes(&self, id: u32) -> Option<&[u8]> {
         let (start, end) = (*self.starts.get(id as usize)?, *self.starts.get(id as usize + 1)?);
-        (start < end).then(|| &self.bytes[start..end])
+        (start < end).then(|| &self.bytes[start as usize..end as usize])
     }
 
-    /// Appends the ids of one pre-token.
+    /// Appends the ids of one word: a pre-token, or a piece of one that no token crosses.
     #[inline]
     pub(crate) fn encode_word(&self, word: &[u8], scratch: &mut Scratch, ids: &mut Vec<u32>) {
         if word.len() > CACHED_BYTES_MAX {
@@ -94,22 +81,9 @@ impl Vocabulary {
     }
 
     fn append_word(&self, word: &[u8], scratch: &mut Scratch, ids: &mut Vec<u32>) {
-        if !self.whole_words.is_empty()
-            && let Some(&id) = self.whole_words.get(word)
-        {
-            return ids.push(id);
-        }
-        let start = ids.len();
-        match &self.absent {
-            Some(absent) if word.iter().any(|&byte| absent[usize::from(byte)]) => {
-                scratch.present.clear();
-                scratch.present.extend(word.iter().filter(|&&byte| !absent[usize::from(byte)]));
-                self.merges.append(&scratch.present, &mut scratch.merging, ids);
-            }
-            _ => self.merges.append(word, &mut scratch.merging, ids),
-        }
-        if !self.ids.is_empty() {
-            ids[start..].iter_mut().for_each(|symbol| *symbol = self.ids[*symbol as usize]);
+        match &self.model {
+            Model::Merged(model) => model.append(word, scratch, ids),
+            Model::Words(model) => model.append(word, ids),
         }
     }
 }
@@ -184,19 +158,20 @@ impl WordCache {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bpe::Merge;
+    use crate::bpe::{Merge, Merges};
+    use crate::merged::Absent;
 
     fn vocabulary(rules: &[Merge], shift: u32) -> Vocabulary {
         let (merges, names) = Merges::new(rules);
         let ids: Vec<u32> = names.iter().map(|name| name + shift).collect();
-        let mut texts = vec![Vec::new(); shift as usize];
-        texts.extend((0..merges.len() as u32).map(|symbol| merges.bytes(symbol).to_vec()));
-        Vocabulary::new(Parts { merges, ids, texts, whole_words: vec![(b"77".to_vec(), 5)] })
+        let tokens = ids.iter().zip(0..).map(|(&id, symbol)| (id, merges.bytes(symbol).to_vec())).collect();
+        let merged = Merged::new(merges, ids, Absent::Nothing).with_whole_words(vec![(b"77".to_vec(), 5)]);
+        Vocabulary::new(Model::Merged(merged), tokens)
     }
 
     #[test]
     fn the_cache_forgets_when_full_and_stays_right() {
-        let merge = Merge { pair: (u32::from(b'1'), u32::from(b'2')), made: 256 };
+        let merge = Merge { pair: (u32::from(b'1'), u32::from(b'2')), made: 256, rank: 0 };
         for shift in [0, 1000] {
             let vocabulary = vocabulary(&[merge], shift);
             let mut scratch = Scratch::default();

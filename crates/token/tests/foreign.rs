@@ -130,27 +130,31 @@ fn what_cannot_be_used_is_refused_by_name() {
             "{message:?} lacks {expected:?}"
         );
     };
-    for kind in ["Unigram", "WordPiece", "WordLevel"] {
-        check("/model/type", json!(kind), &format!("model.type is \"{kind}\"; only byte-level BPE"));
+    for kind in ["Unigram", "WordLevel"] {
+        check("/model/type", json!(kind), &format!("model.type is \"{kind}\"; what can be used"));
     }
-    check("/model/byte_fallback", json!(true), "byte_fallback is true, as in SentencePiece");
+    check("/model/type", json!("WordPiece"), "its model and its decoder are of different kinds");
+    check("/model/byte_fallback", json!(true), "byte_fallback is true, which does not go with");
     check("/model/dropout", json!(0.1), "dropout is 0.1");
     check("/model/end_of_word_suffix", json!("</w>"), "end_of_word_suffix is \"</w>\"");
     check("/model/vocab", json!([]), "model.vocab is not an object");
     check("/model/vocab/a", json!(-1), "gives \"a\" the id -1");
     check("/model/merges/3", json!(["zzzz", "a"]), "merges needs the token \"zzzz\"");
     check("/model/merges/3", json!("a b c"), "merges[3] is \"a b c\", expected two tokens");
-    check("/normalizer", json!({"type": "Lowercase"}), "normalizer {\"type\":\"Lowercase\"}");
-    check("/normalizer", json!({"type": "Prepend", "prepend": "▁"}), "Prepend");
+    check("/normalizer", json!({"type": "Nothing"}), "normalizer {\"type\":\"Nothing\"}");
+    check("/normalizer", json!({"type": "Prepend"}), "Prepend");
+    check("/normalizer", json!({"type": "Replace", "pattern": {"Regex": "(a"}, "content": ""}), "\"(a\"");
     check("/decoder", json!(null), "decoder null");
     check("/decoder", json!({"type": "Metaspace"}), "decoder {\"type\":\"Metaspace\"}");
-    check("/pre_tokenizer", json!({"type": "Metaspace", "replacement": "▁"}), "Metaspace");
+    check("/pre_tokenizer", json!({"type": "Metaspace", "replacement": "▁"}), "does not go with decoder");
+    check("/pre_tokenizer", json!({"type": "Metaspace", "replacement": "_"}), "Metaspace");
     check("/pre_tokenizer", json!(null), "pre_tokenizer null");
-    check("/pre_tokenizer/pretokenizers/1", json!({"type": "Digits"}), "has no ByteLevel");
+    check("/pre_tokenizer/pretokenizers/1", json!({"type": "Digits"}), "does not go with decoder");
     check("/pre_tokenizer/pretokenizers/1/add_prefix_space", json!(true), "add_prefix_space is true");
-    check("/pre_tokenizer/pretokenizers/0/behavior", json!("MergedWithNext"), "MergedWithNext");
+    check("/pre_tokenizer/pretokenizers/0/behavior", json!("Sideways"), "Sideways");
     check("/pre_tokenizer/pretokenizers/0/pattern/Regex", json!("(a"), "\"(a\"");
     check("/post_processor", json!({"type": "BertProcessing"}), "BertProcessing");
+    check("/post_processor", json!({"type": "RobertaProcessing", "cls": ["a", 9999], "sep": ["b", 1]}), "adds id 9999");
     check("/added_tokens/0/single_word", json!(true), "single_word is true");
     check("/added_tokens/0/id", json!(5), "has the id 5, but Hugging Face tokenizers gives it");
     check("/added_tokens/0/content", json!(""), "added_tokens[0].content");
