@@ -70,7 +70,7 @@ impl Local {
         let template = tokenizer.chat_template().map_err(|error| Error::Conversation(error.to_string()))?;
         let mut stop_ids = engine.config().eos_token_ids.clone();
         let ends = [tokenizer.special(MESSAGE_END), tokenizer.eos_id(), tokenizer.answer_end(&template)];
-        stop_ids.extend(ends.into_iter().flatten());
+        stop_ids.extend(ends.into_iter().flatten().chain(tokenizer.end_ids().iter().copied()));
         stop_ids.sort_unstable();
         stop_ids.dedup();
         Ok(Self { name, tokenizer, template, engine, stop_ids })

@@ -455,8 +455,11 @@ mod tests {
     use proptest::prelude::*;
 
     fn merges(rules: &[(u32, u32, u32)]) -> Merges {
-        let rules: Vec<Merge> =
-            rules.iter().zip(0..).map(|(&(left, right, made), rank)| Merge { pair: (left, right), made, rank }).collect();
+        let rules: Vec<Merge> = rules
+            .iter()
+            .zip(0..)
+            .map(|(&(left, right, made), rank)| Merge { pair: (left, right), made, rank })
+            .collect();
         Merges::new(&rules).0
     }
 
@@ -477,9 +480,8 @@ mod tests {
         let mut symbols: Vec<(u32, String)> =
             word.bytes().map(|byte| (u32::from(byte), char::from(byte).to_string())).collect();
         loop {
-            let rank = |pair: &[(u32, String)]| {
-                rules.iter().position(|rule| rule.pair == (pair[0].0, pair[1].0))
-            };
+            let rank =
+                |pair: &[(u32, String)]| rules.iter().position(|rule| rule.pair == (pair[0].0, pair[1].0));
             let places = symbols.windows(2).enumerate();
             let places = places.filter_map(|(at, pair)| rank(pair).map(|rule| (rules[rule].rank, at, rule)));
             let Some((_, at, rule)) = places.min() else {

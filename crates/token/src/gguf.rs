@@ -64,8 +64,7 @@ impl Tokenizer {
         let mut tokenizer = Tokenizer::from_contents(contents, source);
         tokenizer.end_ids = listed.end_ids();
         let template = find::<&str>(file, "tokenizer.chat_template").map_err(reject)?;
-        let speaks_chatml =
-            [MESSAGE_START, MESSAGE_END].iter().all(|text| tokenizer.special(text).is_some());
+        let speaks_chatml = [MESSAGE_START, MESSAGE_END].iter().all(|text| tokenizer.special(text).is_some());
         let text = |id: Option<u32>| id.map(|id| listed.tokens[id as usize].to_owned()).unwrap_or_default();
         let eos_token = text(listed.eos.or(listed.eot));
         tokenizer.settings = Settings {
@@ -113,7 +112,10 @@ impl<'a> Listed<'a> {
         let kind = require::<&str>(file, "tokenizer.ggml.model")?;
         let tokens = require::<Vec<&str>>(file, "tokenizer.ggml.tokens")?;
         if tokens.is_empty() || tokens.len() as u64 > ID_MAX {
-            return Err(format!("tokenizer.ggml.tokens has {} entries, expected 1 to {ID_MAX}", tokens.len()));
+            return Err(format!(
+                "tokenizer.ggml.tokens has {} entries, expected 1 to {ID_MAX}",
+                tokens.len()
+            ));
         }
         let types = find::<Vec<i32>>(file, "tokenizer.ggml.token_type")?;
         let types = types.unwrap_or_else(|| vec![NORMAL; tokens.len()]);
@@ -208,7 +210,9 @@ impl<'a> Listed<'a> {
         let pair = |(index, text): (usize, &'a str)| {
             let sides = text.char_indices().skip(1).find(|(_, character)| *character == ' ');
             let (at, _) = sides.ok_or_else(|| {
-                format!("tokenizer.ggml.merges[{index}] is {text:?}, expected two tokens with a space between")
+                format!(
+                    "tokenizer.ggml.merges[{index}] is {text:?}, expected two tokens with a space between"
+                )
             })?;
             Ok((Cow::Borrowed(&text[..at]), Cow::Borrowed(&text[at + 1..])))
         };
@@ -218,7 +222,8 @@ impl<'a> Listed<'a> {
     fn by_words(&self, file: &File) -> Reason<Contents> {
         let lowercase = find::<bool>(file, "tokenizer.ggml.normalizer.lowercase")?.unwrap_or(true);
         let strips = find::<bool>(file, "tokenizer.ggml.normalizer.strip_accents")?.unwrap_or(lowercase);
-        let bert = Bert { clean_text: true, handle_chinese_characters: true, strip_accents: strips, lowercase };
+        let bert =
+            Bert { clean_text: true, handle_chinese_characters: true, strip_accents: strips, lowercase };
         // Converters write "▁word" and "part" for "word" and "##part".
         let normal = || self.of_types(|kind| !matches!(kind, CONTROL | UNKNOWN));
         let is_marked = normal().any(|(text, _)| text.starts_with(SPACE_MARK));
@@ -231,13 +236,14 @@ impl<'a> Listed<'a> {
         };
         let unknown = self.unknown.ok_or("it has no tokenizer.ggml.unknown_token_id")?;
         let words = Words::new(&first, &inner, unknown, 100);
-        let spelt = |text: &str, kind: i32| match (kind, text.strip_prefix(SPACE_MARK), text.strip_prefix("##")) {
-            (CONTROL | UNKNOWN, ..) => Some(format!(" {text}").into_bytes()),
-            (_, Some(word), _) => Some(format!(" {word}").into_bytes()),
-            (_, None, Some(part)) if !is_marked => Some(part.as_bytes().to_vec()),
-            _ if !is_marked => Some(format!(" {text}").into_bytes()),
-            _ => None,
-        };
+        let spelt =
+            |text: &str, kind: i32| match (kind, text.strip_prefix(SPACE_MARK), text.strip_prefix("##")) {
+                (CONTROL | UNKNOWN, ..) => Some(format!(" {text}").into_bytes()),
+                (_, Some(word), _) => Some(format!(" {word}").into_bytes()),
+                (_, None, Some(part)) if !is_marked => Some(part.as_bytes().to_vec()),
+                _ if !is_marked => Some(format!(" {text}").into_bytes()),
+                _ => None,
+            };
         let mut contents = Contents {
             vocabulary: self.vocabulary(Model::Words(words), spelt),
             added: self.added(),
@@ -254,7 +260,12 @@ impl<'a> Listed<'a> {
     }
 
     /// Adds what texts begin and end with.
-    fn enclose(&self, file: &File, (adds_bos, adds_eos): (bool, bool), mut contents: Contents) -> Reason<Contents> {
+    fn enclose(
+        &self,
+        file: &File,
+        (adds_bos, adds_eos): (bool, bool),
+        mut contents: Contents,
+    ) -> Reason<Contents> {
         if find::<bool>(file, "tokenizer.ggml.add_bos_token")?.unwrap_or(adds_bos) {
             contents.opening.extend(self.bos.or(self.cls));
         }
@@ -346,7 +357,8 @@ impl<'a> Listed<'a> {
 
     fn end_ids(&self) -> Vec<u32> {
         let named = [self.eos, self.eot, self.eom].into_iter().flatten();
-        let known: Vec<(&str, u32)> = self.of_types(|_| true).filter(|(text, _)| ENDS.contains(text)).collect();
+        let known: Vec<(&str, u32)> =
+            self.of_types(|_| true).filter(|(text, _)| ENDS.contains(text)).collect();
         let has = |text: &str| known.iter().any(|(known, _)| *known == text);
         // Where answers have channels, that token ends a channel only.
         let ends_channel = has("<|return|>") && has("<|call|>");
@@ -368,8 +380,14 @@ impl<'a> Listed<'a> {
         add(find::<&str>(file, "tokenizer.ggml.pre")?.unwrap_or_default().as_bytes());
         self.tokens.iter().for_each(|token| add(token.as_bytes()));
         self.types.iter().for_each(|kind| add(&kind.to_le_bytes()));
-        find::<Vec<f32>>(file, "tokenizer.ggml.scores")?.iter().flatten().for_each(|score| add(&score.to_le_bytes()));
-        find::<Vec<&str>>(file, "tokenizer.ggml.merges")?.iter().flatten().for_each(|merge| add(merge.as_bytes()));
+        find::<Vec<f32>>(file, "tokenizer.ggml.scores")?
+            .iter()
+            .flatten()
+            .for_each(|score| add(&score.to_le_bytes()));
+        find::<Vec<&str>>(file, "tokenizer.ggml.merges")?
+            .iter()
+            .flatten()
+            .for_each(|merge| add(merge.as_bytes()));
         add(&[find::<bool>(file, "tokenizer.ggml.add_space_prefix")?.unwrap_or(true).into()]);
         Ok(base::hash::hash_bytes(&bytes))
     }

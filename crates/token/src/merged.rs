@@ -64,7 +64,11 @@ impl Merged {
 
     /// The ids that merging can make.
     pub(crate) fn made_ids(&self) -> HashSet<u32> {
-        if self.ids.is_empty() { (0..self.merges.len() as u32).collect() } else { self.ids.iter().copied().collect() }
+        if self.ids.is_empty() {
+            (0..self.merges.len() as u32).collect()
+        } else {
+            self.ids.iter().copied().collect()
+        }
     }
 
     /// Merges of characters for the tokens of a SentencePiece vocabulary.

@@ -152,7 +152,11 @@ impl Bert {
 
 /// Character by character, so without the rule for a sigma at a word's end.
 fn lowercase(text: &str) -> String {
-    if text.is_ascii() { text.to_ascii_lowercase() } else { text.chars().flat_map(char::to_lowercase).collect() }
+    if text.is_ascii() {
+        text.to_ascii_lowercase()
+    } else {
+        text.chars().flat_map(char::to_lowercase).collect()
+    }
 }
 
 /// The blocks of unified ideographs, as BERT's own code lists them.

@@ -95,7 +95,17 @@ static TABLE: &[PreTokenizer] = &[
     PreTokenizer {
         adds_bos: true,
         ..whole_words(
-            &["llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano"],
+            &[
+                "llama3",
+                "llama-v3",
+                "llama-bpe",
+                "falcon3",
+                "falcon-h1",
+                "pixtral",
+                "midm-2.0",
+                "lfm2",
+                "jina-v5-nano",
+            ],
             CL100K_3,
         )
     },
@@ -103,17 +113,31 @@ static TABLE: &[PreTokenizer] = &[
     whole_words(&["glm4", "glm5"], CL100K_3),
     plain(&["qwen2"], CL100K_1),
     plain(
-        &[
-            "deepseek-r1-qwen", "kormo", "f2llmv2", "megrez", "stablelm2", "hunyuan", "solar-open", "grok-2",
-        ],
+        &["deepseek-r1-qwen", "kormo", "f2llmv2", "megrez", "stablelm2", "hunyuan", "solar-open", "grok-2"],
         CL100K_1,
     ),
     plain(&["qwen35"], &[Cut::Scan(Scanner::Marks { digits: 1 })]),
     plain(
         &[
-            "gpt-2", "phi-2", "jina-es", "jina-de", "gigachat", "jina-v2-es", "jina-v2-de", "a.x-4.0", "mellum",
-            "modern-bert", "jina-v1-en", "jina-v2-code", "roberta-bpe", "mpt", "olmo", "jais", "trillion",
-            "granite-docling", "exaone4",
+            "gpt-2",
+            "phi-2",
+            "jina-es",
+            "jina-de",
+            "gigachat",
+            "jina-v2-es",
+            "jina-v2-de",
+            "a.x-4.0",
+            "mellum",
+            "modern-bert",
+            "jina-v1-en",
+            "jina-v2-code",
+            "roberta-bpe",
+            "mpt",
+            "olmo",
+            "jais",
+            "trillion",
+            "granite-docling",
+            "exaone4",
         ],
         GPT2,
     ),
@@ -134,10 +158,7 @@ static TABLE: &[PreTokenizer] = &[
             ))],
         )
     },
-    plain(
-        &["tiny_aya", "cohere2moe"],
-        &[Cut::Pattern(r"\d{1,3}(?=(?:\d{3})*\b)"), O200K],
-    ),
+    plain(&["tiny_aya", "cohere2moe"], &[Cut::Pattern(r"\d{1,3}(?=(?:\d{3})*\b)"), O200K]),
     plain(
         &["deepseek-llm"],
         &[
@@ -165,11 +186,7 @@ static TABLE: &[PreTokenizer] = &[
     ),
     plain(
         &["falcon"],
-        &[
-            Cut::Pattern(r"[\p{P}\$\+<=>\^~\|`]+"),
-            Cut::Scan(Scanner::Gpt2),
-            Cut::Pattern("[0-9][0-9][0-9]"),
-        ],
+        &[Cut::Pattern(r"[\p{P}\$\+<=>\^~\|`]+"), Cut::Scan(Scanner::Gpt2), Cut::Pattern("[0-9][0-9][0-9]")],
     ),
     plain(&["poro-chat", "bloom", "gpt3-finnish"], &[BLOOM]),
     plain(&["viking"], &[BLOOM, Cut::Pattern(r"\p{N}")]),
@@ -209,7 +226,11 @@ static TABLE: &[PreTokenizer] = &[
             )),
         ],
     ),
-    PreTokenizer { adds_bos: true, is_plain: true, ..plain(&["gemma4", "granite-embed-multi-311m"], &[LINES]) },
+    PreTokenizer {
+        adds_bos: true,
+        is_plain: true,
+        ..plain(&["gemma4", "granite-embed-multi-311m"], &[LINES])
+    },
     PreTokenizer { is_plain: true, ..plain(&["sarvam-moe"], &[LINES]) },
 ];
 

@@ -132,7 +132,9 @@ impl Spelling {
     /// The bytes that an added token stands for.
     fn added_bytes<'a>(&self, text: &'a str) -> Cow<'a, [u8]> {
         match self {
-            Spelling::Pieces { replace, .. } if replace.iter().any(|(old, _)| text.contains(old.as_str())) => {
+            Spelling::Pieces { replace, .. }
+                if replace.iter().any(|(old, _)| text.contains(old.as_str())) =>
+            {
                 let text = replace.iter().fold(text.to_owned(), |text, (old, new)| text.replace(old, new));
                 Cow::Owned(text.into_bytes())
             }

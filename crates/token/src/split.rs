@@ -298,7 +298,8 @@ mod tests {
 
     fn pieces(splitter: &Splitter, text: &str) -> Vec<String> {
         let mut pieces = Vec::new();
-        splitter.split(text, Place::Start, &mut |piece| pieces.push(String::from_utf8(piece.to_vec()).unwrap()));
+        splitter
+            .split(text, Place::Start, &mut |piece| pieces.push(String::from_utf8(piece.to_vec()).unwrap()));
         pieces
     }
 

@@ -318,8 +318,7 @@ impl Tokenizer {
         self.between_tokens(text, (Stage::Raw, which, place), ids, &mut |text, place, ids| {
             let text = self.normalizer.apply(text, place);
             self.between_tokens(&text, (Stage::Normalized, which, place), ids, &mut |text, place, ids| {
-                self.splitter
-                    .split(text, place, &mut |word| self.vocabulary.encode_word(word, scratch, ids));
+                self.splitter.split(text, place, &mut |word| self.vocabulary.encode_word(word, scratch, ids));
             });
         });
     }

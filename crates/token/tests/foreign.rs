@@ -154,7 +154,11 @@ fn what_cannot_be_used_is_refused_by_name() {
     check("/pre_tokenizer/pretokenizers/0/behavior", json!("Sideways"), "Sideways");
     check("/pre_tokenizer/pretokenizers/0/pattern/Regex", json!("(a"), "\"(a\"");
     check("/post_processor", json!({"type": "BertProcessing"}), "BertProcessing");
-    check("/post_processor", json!({"type": "RobertaProcessing", "cls": ["a", 9999], "sep": ["b", 1]}), "adds id 9999");
+    check(
+        "/post_processor",
+        json!({"type": "RobertaProcessing", "cls": ["a", 9999], "sep": ["b", 1]}),
+        "adds id 9999",
+    );
     check("/added_tokens/0/single_word", json!(true), "single_word is true");
     check("/added_tokens/0/id", json!(5), "has the id 5, but Hugging Face tokenizers gives it");
     check("/added_tokens/0/content", json!(""), "added_tokens[0].content");

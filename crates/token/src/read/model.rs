@@ -112,7 +112,9 @@ impl<'a> Model<'a> {
 
     fn byte_level(&self, ids: &Ids<'_>, merges: &[Pair<'_>]) -> Reason<Merged> {
         if *self.field("byte_fallback") == true {
-            return Err("model.byte_fallback is true, which does not go with the pre_tokenizer ByteLevel".into());
+            return Err(
+                "model.byte_fallback is true, which does not go with the pre_tokenizer ByteLevel".into()
+            );
         }
         let merged = byte_level(ids, merges)?;
         let lacking = merged.lacking_bytes();
@@ -122,13 +124,19 @@ impl<'a> Model<'a> {
                 shown(self.field("unk_token"))
             ));
         }
-        Ok(if *self.field("ignore_merges") == true { with_whole_words(merged, &self.vocabulary) } else { merged })
+        Ok(if *self.field("ignore_merges") == true {
+            with_whole_words(merged, &self.vocabulary)
+        } else {
+            merged
+        })
     }
 
     fn characters(&self, ids: &Ids<'_>, merges: &[Pair<'_>]) -> Reason<(vocabulary::Model, Option<Borders>)> {
         for (left, right) in merges {
             let made = format!("{left}{right}");
-            if let Some(missing) = [left.as_ref(), right.as_ref(), &made].iter().find(|text| !ids.contains_key(**text)) {
+            if let Some(missing) =
+                [left.as_ref(), right.as_ref(), &made].iter().find(|text| !ids.contains_key(**text))
+            {
                 return Err(missing_token(missing));
             }
         }
@@ -137,7 +145,9 @@ impl<'a> Model<'a> {
         let unknown = self.field("unk_token").as_str();
         let unknown = unknown
             .map(|text| {
-                let id = ids.get(text).ok_or_else(|| format!("model.unk_token is {text:?}, which model.vocab lacks"))?;
+                let id = ids
+                    .get(text)
+                    .ok_or_else(|| format!("model.unk_token is {text:?}, which model.vocab lacks"))?;
                 Ok((*id, *self.field("fuse_unk") == true))
             })
             .transpose()
@@ -146,7 +156,10 @@ impl<'a> Model<'a> {
         let pieces = Pieces {
             tokens: self.vocabulary.iter().map(|(text, id)| (Cow::Borrowed(text.as_ref()), *id)).collect(),
             merging: Merging::Pairs(
-                merges.iter().map(|(left, right)| (Cow::Borrowed(left.as_ref()), Cow::Borrowed(right.as_ref()))).collect(),
+                merges
+                    .iter()
+                    .map(|(left, right)| (Cow::Borrowed(left.as_ref()), Cow::Borrowed(right.as_ref())))
+                    .collect(),
             ),
             byte_ids: byte_ids.as_ref(),
             unknown,
@@ -159,7 +172,9 @@ impl<'a> Model<'a> {
     fn word_pieces(&self, ids: &Ids<'_>) -> Reason<Words> {
         let prefix = self.field("continuing_subword_prefix").as_str().unwrap_or("##");
         let unknown = self.field("unk_token").as_str().unwrap_or("[UNK]");
-        let unknown = ids.get(unknown).ok_or_else(|| format!("model.unk_token is {unknown:?}, which model.vocab lacks"))?;
+        let unknown = ids
+            .get(unknown)
+            .ok_or_else(|| format!("model.unk_token is {unknown:?}, which model.vocab lacks"))?;
         let limit = self.field("max_input_chars_per_word").as_u64().unwrap_or(100);
         let all = self.vocabulary.iter().map(|(text, id)| (text.as_ref(), *id));
         // A word that spells the prefix itself is matched with it, as any other.
@@ -357,7 +372,9 @@ impl<'de> Deserialize<'de> for Sides<'de> {
                     texts.push(text);
                 }
                 let pair: Result<[Cow<'de, str>; 2], _> = texts.try_into();
-                Ok(Sides(pair.map(|[left, right]| (left, right)).map_err(|texts| Cow::Owned(texts.join(" ")))))
+                Ok(Sides(
+                    pair.map(|[left, right]| (left, right)).map_err(|texts| Cow::Owned(texts.join(" "))),
+                ))
             }
         }
         deserializer.deserialize_any(Reader)

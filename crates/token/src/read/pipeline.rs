@@ -205,7 +205,8 @@ pub(super) fn post_processor(value: &Value, opening: &mut Vec<u32>, closing: &mu
             all.iter().try_for_each(|one| post_processor(one, opening, closing))
         }
         Some("BertProcessing" | "RobertaProcessing") => {
-            let id = |name: &str| value[name][1].as_u64().and_then(|id| u32::try_from(id).ok()).ok_or_else(bad);
+            let id =
+                |name: &str| value[name][1].as_u64().and_then(|id| u32::try_from(id).ok()).ok_or_else(bad);
             opening.insert(0, id("cls")?);
             closing.push(id("sep")?);
             Ok(())
