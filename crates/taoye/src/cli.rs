@@ -299,6 +299,24 @@ pub enum Bench {
     Sweep(BenchSweep),
     /// Tokenizer training and encoding
     Tokenizer(BenchTokenizer),
+    /// Products with block-quantised weights: shares of the int8 peak and of the read bandwidth
+    Quant(BenchQuant),
+}
+
+#[derive(Args)]
+pub struct BenchQuant {
+    /// Types of the weights, by GGUF's names
+    #[arg(long = "type", value_name = "TYPE", value_delimiter = ',', default_value = "q8_0,q4_0,q4_k,q6_k")]
+    pub types: Vec<String>,
+    /// Rows of activations: 1 is decoding, some hundreds are prefill
+    #[arg(long, value_name = "M", value_delimiter = ',', default_value = "1,512")]
+    pub rows: Vec<usize>,
+    /// Inputs
+    #[arg(long, value_name = "K", default_value_t = 1024)]
+    pub columns: usize,
+    /// Outputs
+    #[arg(long, value_name = "N", default_value_t = 3072)]
+    pub outputs: usize,
 }
 
 #[derive(Args)]

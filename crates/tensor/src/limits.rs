@@ -2,6 +2,7 @@
 //! stated as shares of these, measured in the same run.
 #![allow(unsafe_code)]
 
+use crate::quant::{Instance, PEAK_CHAINS};
 use crate::simd::Vector;
 use crate::{AlignedBuffer, Exec, dispatch};
 use std::hint::black_box;
@@ -35,23 +36,47 @@ pub fn fma_peak(exec: Exec<'_>) -> f64 {
     flops / best / 1e9
 }
 
+/// The peak of exact products of bytes (unsigned × signed, summed in 32 bits) of all threads in 10⁹ operations a second
+/// (a multiply-add counts as two), in the form that `exec`'s instruction set has: `vpdpbusd` with VNNI, else
+/// `vpmaddubsw`, `vpmaddwd` and `vpaddd`. Takes as long as [`fma_peak`].
+pub fn integer_peak(exec: Exec<'_>) -> f64 {
+    let threads = exec.pool.threads();
+    let steps = if exec.isa.is_vector() { STEPS } else { STEPS / 64 };
+    let instance = Instance::of(exec.isa);
+    let operations = (threads * steps * PEAK_CHAINS * instance.lanes() * 8) as f64;
+    let function = instance.peak();
+    let bytes = [3; 512];
+    let best = best_seconds(|| {
+        exec.pool.run(threads, &|_, _| {
+            // SAFETY: the Isa of an Exec is available, and so is the instance for it.
+            black_box(unsafe { function(black_box(steps), black_box(&bytes)) });
+        });
+    });
+    operations / best / 1e9
+}
+
 /// The rate at which all threads together read memory, in GB/s (10⁹ bytes). Takes about 0.1 s and 128 MiB.
 pub fn read_bandwidth(exec: Exec<'_>) -> f64 {
-    let threads = exec.pool.threads();
     let mut buffer = AlignedBuffer::zeroed(READ_BYTES / size_of::<f32>());
     // Untouched memory would all be one page of zeros.
     exec.pool.run_slices(&mut buffer, 1 << 18, &|_, piece, _| piece.fill(1.0));
-    let share = buffer.len() / threads / (STREAMS * 64) * (STREAMS * 64);
+    let best = (0..=ROUNDS).map(|_| read_seconds(exec, &buffer)).fold(f64::INFINITY, f64::min);
+    size_of_val(&*buffer) as f64 / best / 1e9
+}
+
+/// The seconds that all threads together take to read `data` once, each several streams side by side.
+pub fn read_seconds(exec: Exec<'_>, data: &[f32]) -> f64 {
+    let threads = exec.pool.threads();
+    let share = data.len() / threads / (STREAMS * 64) * (STREAMS * 64);
     let sink = AtomicU32::new(0);
-    let best = best_seconds(|| {
-        exec.pool.run(threads, &|task, _| {
-            // SAFETY: the Isa of an Exec is available.
-            let sum = unsafe { read(exec.isa, &buffer[task * share..][..share]) };
-            sink.fetch_xor(sum.to_bits(), Ordering::Relaxed);
-        });
+    let begun = Instant::now();
+    exec.pool.run(threads, &|task, _| {
+        // SAFETY: the Isa of an Exec is available.
+        let sum = unsafe { read(exec.isa, &data[task * share..][..share]) };
+        sink.fetch_xor(sum.to_bits(), Ordering::Relaxed);
     });
     black_box(sink);
-    (share * threads * size_of::<f32>()) as f64 / best / 1e9
+    begun.elapsed().as_secs_f64()
 }
 
 /// The shortest of `ROUNDS` runs, after one that wakes the threads.
@@ -141,6 +166,8 @@ mod tests {
             let exec = Exec::new(&pool, isa).unwrap();
             let peak = fma_peak(exec);
             assert!(peak > 0.01 && peak < 10_000.0, "{isa}: {peak} GFLOP/s");
+            let peak = integer_peak(exec);
+            assert!(peak > 0.01 && peak < 100_000.0, "{isa}: {peak} GOP/s");
         }
         let bandwidth = read_bandwidth(Exec::new(&pool, Isa::detect()).unwrap());
         assert!(bandwidth > 0.1 && bandwidth < 10_000.0, "{bandwidth} GB/s");

@@ -2,6 +2,7 @@
 
 mod gemm;
 mod profile;
+mod quant;
 mod sweep;
 mod tokenizer;
 mod train;
@@ -20,5 +21,6 @@ pub fn run(context: &Context, command: &Bench) -> Result<()> {
         Bench::Train(flags) => train::run(context, flags),
         Bench::Sweep(flags) => sweep::run(context, flags),
         Bench::Tokenizer(flags) => tokenizer::run(context, flags),
+        Bench::Quant(flags) => quant::run(context, flags),
     }
 }

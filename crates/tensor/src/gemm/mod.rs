@@ -27,6 +27,7 @@ pub(crate) use pack::transpose;
 pub use packed::{HalfMatrix, PackedMatrix, PackedRef, gemm_packed, pack_half, packed_bytes};
 pub use panels::PanelType;
 pub use symmetric::gemm_symmetric;
+pub(crate) use tile::prefetch;
 
 use crate::Exec;
 use block::{B_LENGTH_MAX, Block, Blocks, GROUP_MAX};

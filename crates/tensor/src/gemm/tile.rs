@@ -209,7 +209,7 @@ fn prefetch_second_level(address: *const f32) {
 
 /// Asks the caches for what is at `address`, which need not be mapped.
 #[inline(always)]
-fn prefetch(address: *const f32) {
+pub(crate) fn prefetch(address: *const f32) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a prefetch is a hint; the processor ignores an address that is not mapped.
     unsafe {

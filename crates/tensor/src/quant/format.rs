@@ -20,6 +20,8 @@ pub(super) struct At {
     pub supers: *const u8,
     /// Which part of the panel's rows.
     pub part: usize,
+    /// Distances in bytes, in each of the first three sections, to a block that comes soon.
+    pub ahead: [usize; 3],
 }
 
 /// A type of blocks, as the products see it. In each group of 32 / `GROUPS` columns a weight is
@@ -38,6 +40,8 @@ pub(super) trait Format {
     const MINIMA: bool;
     /// Bytes of a block in each section, and of 256 columns in the last.
     const BYTES: [usize; 4];
+    /// Whether panels come from memory, so that what is next should be asked for.
+    const IN_MEMORY: bool;
     /// The same type with its panels unpacked.
     type Plain: Format;
 
@@ -62,6 +66,7 @@ impl<const GROUPS: usize, const CLASS: usize, const SHIFT: u32, const MINIMA: bo
     const SHIFT: u32 = SHIFT;
     const MINIMA: bool = MINIMA;
     const BYTES: [usize; 4] = [PANEL * 32, 0, GROUPS * PANEL * 4 * if MINIMA { 2 } else { 1 }, 0];
+    const IN_MEMORY: bool = false;
     type Plain = Self;
 
     #[inline(always)]
@@ -93,6 +98,7 @@ macro_rules! format {
             const SHIFT: u32 = $shift;
             const MINIMA: bool = $minima;
             const BYTES: [usize; 4] = $bytes;
+            const IN_MEMORY: bool = true;
             type Plain = Plain<$groups, { class::$class }, $shift, $minima>;
             #[inline(always)]
             unsafe fn quants<Q: Quads>($at: &At, $step: usize) -> Q::Bytes {

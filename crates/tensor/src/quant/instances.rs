@@ -12,11 +12,9 @@ use crate::simd::quads::{self, Quads, class};
 
 /// An instance of the integer kernels. All of them give the same bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Instance {
+pub(crate) enum Instance {
     /// AVX-512 with its VNNI instructions.
     Avx512Vnni,
-    /// AVX-512 without them.
-    Avx512,
     /// AVX2 with the VNNI instructions of that width.
     Avx2Vnni,
     /// AVX2.
@@ -30,31 +28,41 @@ pub(super) enum Instance {
 }
 
 impl Instance {
-    /// Every instance, the fastest first.
-    const ALL: [(Instance, Isa); 7] = [
-        (Instance::Avx512Vnni, Isa::Avx512),
-        (Instance::Avx512, Isa::Avx512),
-        (Instance::Avx2Vnni, Isa::Avx2),
-        (Instance::Avx2, Isa::Avx2),
-        (Instance::Neon, Isa::Neon),
-        (Instance::Portable, Isa::Portable),
-        (Instance::Emulated16, Isa::Emulated16),
-    ];
-
-    /// The fastest instance of an instruction set on this processor, which has `isa`.
-    pub fn of(isa: Isa) -> Instance {
-        let of_isa = Instance::ALL.into_iter().filter(|(_, its)| *its == isa).map(|(instance, _)| instance);
-        of_isa.into_iter().find(|instance| instance.is_available()).unwrap_or(Instance::Portable)
-    }
-
     /// Every instance that this processor runs.
     #[cfg(test)]
     pub fn available() -> Vec<Instance> {
-        Instance::ALL
-            .into_iter()
-            .map(|(instance, _)| instance)
-            .filter(|instance| instance.is_available())
-            .collect()
+        let all = [
+            Instance::Avx512Vnni,
+            Instance::Avx2Vnni,
+            Instance::Avx2,
+            Instance::Neon,
+            Instance::Portable,
+            Instance::Emulated16,
+        ];
+        all.into_iter().filter(|instance| instance.is_available()).collect()
+    }
+
+    /// The fastest instance of an instruction set on this processor, which has `isa`. Where a processor with AVX-512 is
+    /// asked for AVX2, it stands for one that has nothing more.
+    pub fn of(isa: Isa) -> Instance {
+        let wanted: &[Instance] = match isa {
+            Isa::Avx512 => &[Instance::Avx512Vnni, Instance::Avx2Vnni, Instance::Avx2],
+            Isa::Avx2 if Isa::Avx512.is_available() => &[Instance::Avx2],
+            Isa::Avx2 => &[Instance::Avx2Vnni, Instance::Avx2],
+            Isa::Neon => &[Instance::Neon],
+            Isa::Portable => &[],
+            Isa::Emulated16 => &[Instance::Emulated16],
+        };
+        wanted.iter().copied().find(|instance| instance.is_available()).unwrap_or(Instance::Portable)
+    }
+
+    /// Lanes of its vectors.
+    pub fn lanes(self) -> usize {
+        match self {
+            Instance::Avx512Vnni | Instance::Emulated16 => 16,
+            Instance::Avx2Vnni | Instance::Avx2 => 8,
+            Instance::Neon | Instance::Portable => 4,
+        }
     }
 
     /// Whether this processor runs it.
@@ -62,9 +70,7 @@ impl Instance {
         match self {
             Instance::Portable | Instance::Emulated16 => true,
             #[cfg(target_arch = "x86_64")]
-            Instance::Avx512Vnni => Instance::Avx512.is_available() && is_x86_feature_detected!("avx512vnni"),
-            #[cfg(target_arch = "x86_64")]
-            Instance::Avx512 => Isa::Avx512.is_available(),
+            Instance::Avx512Vnni => Isa::Avx512.is_available() && is_x86_feature_detected!("avx512vnni"),
             #[cfg(target_arch = "x86_64")]
             Instance::Avx2Vnni => Instance::Avx2.is_available() && is_x86_feature_detected!("avxvnni"),
             #[cfg(target_arch = "x86_64")]
@@ -76,13 +82,27 @@ impl Instance {
         }
     }
 
+    /// Runs the instance's products of bytes for as many steps as `limits` measures; see [`peak`].
+    pub fn peak(self) -> PeakFunction {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Instance::Avx512Vnni => avx512_vnni::peak,
+            #[cfg(target_arch = "x86_64")]
+            Instance::Avx2Vnni => avx2_vnni::peak,
+            #[cfg(target_arch = "x86_64")]
+            Instance::Avx2 => avx2::peak,
+            #[cfg(target_arch = "aarch64")]
+            Instance::Neon => neon::peak,
+            Instance::Emulated16 => emulated16::peak,
+            _ => portable::peak,
+        }
+    }
+
     /// The kernels for a type of weights.
-    pub fn kernels(self, kind: BlockType) -> Kernels {
+    pub(super) fn kernels(self, kind: BlockType) -> Kernels {
         match self {
             #[cfg(target_arch = "x86_64")]
             Instance::Avx512Vnni => avx512_vnni::kernels_of(kind),
-            #[cfg(target_arch = "x86_64")]
-            Instance::Avx512 => avx512::kernels_of(kind),
             #[cfg(target_arch = "x86_64")]
             Instance::Avx2Vnni => avx2_vnni::kernels_of(kind),
             #[cfg(target_arch = "x86_64")]
@@ -95,12 +115,10 @@ impl Instance {
     }
 
     /// The function that quantises activations.
-    pub fn quantize(self) -> QuantizeFunction {
+    pub(super) fn quantize(self) -> QuantizeFunction {
         match self {
             #[cfg(target_arch = "x86_64")]
             Instance::Avx512Vnni => avx512_vnni::quantize,
-            #[cfg(target_arch = "x86_64")]
-            Instance::Avx512 => avx512::quantize,
             #[cfg(target_arch = "x86_64")]
             Instance::Avx2Vnni => avx2_vnni::quantize,
             #[cfg(target_arch = "x86_64")]
@@ -118,21 +136,55 @@ impl Instance {
 pub(super) struct Kernels {
     /// From packed weights, several panels side by side.
     pub direct: [Tile; 3],
-    /// From packed weights, one panel.
-    pub single: [Tile; 3],
     /// From unpacked panels.
-    pub plain: [Tile; 4],
+    pub plain: [Tile; 3],
     /// Unpacks panels for `plain`.
     pub unpack: UnpackFunction,
     /// Bytes of a block of an unpacked panel: quants, scales.
     pub plain_bytes: [usize; 2],
 }
 
-/// Declares the kernels of one instruction set. `direct` and `single` list rows and registers of a tile, `plain` and
+/// # Safety
+/// The processor has the instance's features.
+pub(crate) type PeakFunction = unsafe fn(usize, &[u8; 512]) -> i32;
+
+/// Sums of products under way in [`peak`].
+pub(crate) const PEAK_CHAINS: usize = 12;
+
+/// `steps` times a product of bytes for each of `PEAK_CHAINS` registers, summed exactly in 32 bits: what limits every
+/// product of whole bytes.
+#[inline(always)]
+unsafe fn peak<Q: Quads>(steps: usize, bytes: &[u8; 512]) -> i32 {
+    // SAFETY: the caller has the features; all loads lie within the bytes.
+    unsafe {
+        let zero = Q::V::integer_splat(0);
+        let mut sums = [zero; PEAK_CHAINS];
+        let signed = [Q::splat_quad(bytes.as_ptr().cast()), Q::splat_quad(bytes.as_ptr().add(4).cast())];
+        for step in 0..steps {
+            let mut chain = 0;
+            while chain < PEAK_CHAINS {
+                // Other addresses in each step, or the products would be computed once.
+                let unsigned = Q::load(bytes.as_ptr().add(step % 2 * 64 + chain / 2 * 64));
+                let partial = Q::dot::<1>(Q::begin::<1>(sums[chain]), unsigned, signed[chain % 2]);
+                sums[chain] = Q::end::<1>(sums[chain], partial);
+                chain += 1;
+            }
+        }
+        let mut total = zero;
+        for sum in sums {
+            total = Q::V::integer_add(total, sum);
+        }
+        let mut lanes = [0.0_f32; 16];
+        Q::V::from_integers(total).store(lanes.as_mut_ptr());
+        lanes.iter().sum::<f32>() as i32
+    }
+}
+
+/// Declares the kernels of one instruction set. `direct` lists rows and registers of a tile, `plain` and
 /// `plain_eight` (quants of eight bits) also how often the registers are filled.
 macro_rules! instance {
     ($module:ident, $quads:ty, [$($cfg:meta)?] [$($feature:meta)?],
-        direct: $([$dr:literal, $du:literal])*, single: $([$sr:literal, $su:literal])*,
+        direct: $([$dr:literal, $du:literal])*,
         plain: $([$pr:literal, $pu:literal, $pp:literal])*,
         plain_eight: $([$er:literal, $eu:literal, $ep:literal])*) => {
         $(#[$cfg])?
@@ -155,6 +207,12 @@ macro_rules! instance {
             pub unsafe fn quantize(job: rows::TileJob<'_>) {
                 // SAFETY: as above.
                 unsafe { rows::quantize_tile::<$quads>(job) }
+            }
+
+            $(#[$feature])?
+            pub unsafe fn peak(steps: usize, bytes: &[u8; 512]) -> i32 {
+                // SAFETY: as above.
+                unsafe { super::peak::<$quads>(steps, bytes) }
             }
 
             pub fn kernels_of(kind: BlockType) -> Kernels {
@@ -188,7 +246,6 @@ macro_rules! instance {
                 };
                 Kernels {
                     direct: [$(tile_of($dr, $du, tile::<F, $dr, $du, 1>)),*],
-                    single: [$(tile_of($sr, $su, tile::<F, $sr, $su, 1>)),*],
                     plain,
                     unpack: unpack::<F>,
                     plain_bytes: [F::Plain::BYTES[0], F::Plain::BYTES[2]],
@@ -198,25 +255,25 @@ macro_rules! instance {
     };
 }
 
-instance!(avx512_vnni, quads::Avx512Vnni, [cfg(target_arch = "x86_64")] [target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx512vnni,avx2,fma,f16c")],
-    direct: [4, 2] [2, 4] [1, 4], single: [4, 1] [2, 1] [1, 1],
-    plain: [6, 2, 1] [4, 2, 1] [2, 2, 1] [1, 2, 1], plain_eight: [6, 2, 1] [4, 2, 1] [2, 2, 1] [1, 2, 1]);
-instance!(avx512, quads::Avx512Quads, [cfg(target_arch = "x86_64")] [target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx2,fma,f16c")],
-    direct: [4, 1] [2, 2] [1, 2], single: [4, 1] [2, 1] [1, 1],
-    plain: [6, 2, 1] [4, 2, 1] [2, 2, 1] [1, 2, 1], plain_eight: [6, 1, 2] [4, 1, 2] [2, 1, 2] [1, 1, 2]);
-instance!(avx2_vnni, quads::Avx2Vnni, [cfg(target_arch = "x86_64")] [target_feature(enable = "avx2,fma,f16c,avxvnni")],
-    direct: [4, 2] [2, 2] [1, 4], single: [4, 2] [2, 2] [1, 2],
-    plain: [4, 2, 1] [3, 2, 1] [2, 2, 1] [1, 2, 1], plain_eight: [4, 2, 1] [3, 2, 1] [2, 2, 1] [1, 2, 1]);
-instance!(avx2, quads::Avx2Quads, [cfg(target_arch = "x86_64")] [target_feature(enable = "avx2,fma,f16c")],
-    direct: [4, 2] [2, 2] [1, 4], single: [4, 2] [2, 2] [1, 2],
-    plain: [4, 2, 1] [3, 2, 1] [2, 2, 1] [1, 2, 1], plain_eight: [4, 1, 2] [3, 1, 2] [2, 1, 2] [1, 1, 2]);
+instance!(avx512_vnni, quads::Avx512Vnni, [cfg(target_arch = "x86_64")]
+    [target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx512vnni,avx2,fma,f16c")],
+    direct: [4, 2] [2, 4] [1, 4],
+    plain: [6, 2, 1] [2, 2, 1] [1, 2, 1], plain_eight: [6, 2, 1] [2, 2, 1] [1, 2, 1]);
+instance!(avx2_vnni, quads::Avx2Vnni, [cfg(target_arch = "x86_64")]
+    [target_feature(enable = "avx2,fma,f16c,avxvnni")],
+    direct: [4, 2] [2, 2] [1, 4],
+    plain: [4, 2, 1] [2, 2, 1] [1, 2, 1], plain_eight: [4, 2, 1] [2, 2, 1] [1, 2, 1]);
+instance!(avx2, quads::Avx2Quads, [cfg(target_arch = "x86_64")]
+    [target_feature(enable = "avx2,fma,f16c")],
+    direct: [4, 2] [2, 2] [1, 4],
+    plain: [4, 2, 1] [2, 2, 1] [1, 2, 1], plain_eight: [4, 1, 2] [2, 1, 2] [1, 1, 2]);
 instance!(neon, quads::NeonQuads, [cfg(target_arch = "aarch64")] [target_feature(enable = "neon")],
-    direct: [4, 4] [2, 4] [1, 4], single: [4, 4] [2, 4] [1, 4],
-    plain: [4, 4, 1] [3, 4, 1] [2, 4, 1] [1, 4, 1], plain_eight: [4, 4, 1] [3, 4, 1] [2, 4, 1] [1, 4, 1]);
+    direct: [4, 4] [2, 4] [1, 4],
+    plain: [4, 4, 1] [2, 4, 1] [1, 4, 1], plain_eight: [4, 4, 1] [2, 4, 1] [1, 4, 1]);
 // The arrays are for machines that have nothing better and for tests: fewer kernels, compiled sooner.
 instance!(portable, quads::ArrayQuads<4>, [] [],
-    direct: [2, 4] [1, 4] [1, 4], single: [2, 4] [1, 4] [1, 4],
-    plain: [2, 4, 1] [1, 4, 1] [1, 4, 1] [1, 4, 1], plain_eight: [2, 4, 1] [1, 4, 1] [1, 4, 1] [1, 4, 1]);
+    direct: [1, 4] [1, 4] [1, 4],
+    plain: [1, 4, 1] [1, 4, 1] [1, 4, 1], plain_eight: [1, 4, 1] [1, 4, 1] [1, 4, 1]);
 instance!(emulated16, quads::ArrayQuads<16>, [] [],
-    direct: [2, 2] [1, 2] [1, 2], single: [2, 1] [1, 1] [1, 1],
-    plain: [2, 2, 1] [1, 2, 1] [1, 2, 1] [1, 2, 1], plain_eight: [2, 2, 1] [1, 2, 1] [1, 2, 1] [1, 2, 1]);
+    direct: [1, 1] [1, 1] [1, 1],
+    plain: [2, 1, 2] [1, 1, 2] [1, 1, 2], plain_eight: [2, 1, 2] [1, 1, 2] [1, 1, 2]);

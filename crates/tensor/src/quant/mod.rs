@@ -1,5 +1,6 @@
 //! Block-quantised weights: the types of GGUF files, and products with them. Must not know files or models.
 
+pub mod bench;
 mod block_type;
 mod codec;
 mod float;
@@ -18,6 +19,7 @@ mod tile;
 pub use block_type::BlockType;
 pub use codec::{Rows, can_quantize, dequantize, quantize, quantize_on};
 pub use float::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16, widen_bf16, widen_f16};
+pub(crate) use instances::{Instance, PEAK_CHAINS};
 pub use matrix::{PACKED_ALIGNMENT_BYTES, PANEL_ROWS, QuantMatrix, is_supported};
 pub use product::multiply;
 pub use rows::QuantRows;

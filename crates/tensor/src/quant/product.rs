@@ -120,25 +120,12 @@ impl Part<'_> {
         let entries = 0..x.starts[self.job.x.blocks()] as usize;
         let mut row = 0;
         while row < x.rows {
-            let several = largest(&self.kernels.direct, x.rows - row);
-            let single = largest(&self.kernels.single, several.rows);
-            let mut panel = panels.start;
-            while panel < panels.end {
-                let tile = if panel + several.panels <= panels.end { several } else { single };
-                let weights = Panels {
-                    base: self.matrix.bytes[panel * self.matrix.sections.bytes..].as_ptr(),
-                    stride: self.matrix.sections.bytes,
-                    sections: [
-                        self.matrix.sections.high,
-                        self.matrix.sections.scales,
-                        self.matrix.sections.supers,
-                    ],
-                    first_block: 0,
-                };
+            let tile = largest(&self.kernels.direct, x.rows - row);
+            for panel in panels.clone().step_by(tile.panels) {
+                let weights = self.packed(panel..(panel + tile.panels).min(panels.end));
                 self.direct_tile(&tile, call(&x, row, entries.clone(), weights), (row, panel));
-                panel += tile.panels;
             }
-            row += several.rows;
+            row += tile.rows;
         }
     }
 
@@ -173,12 +160,7 @@ impl Part<'_> {
         let mut scratch = self.job.exec.pool.scratch().take(weights_len + CHUNK_ROWS * WIDTH);
         let (weights, sums) = scratch.split_at_mut(weights_len);
         let (columns, blocks) = (self.columns(panels.start, panels.len()), self.job.x.blocks());
-        let packed = Panels {
-            base: self.matrix.bytes[panels.start * self.matrix.sections.bytes..].as_ptr(),
-            stride: self.matrix.sections.bytes,
-            sections: [self.matrix.sections.high, self.matrix.sections.scales, self.matrix.sections.supers],
-            first_block: 0,
-        };
+        let packed = self.packed(panels.clone());
         for first_row in (0..self.job.x.rows()).step_by(CHUNK_ROWS) {
             let rows = CHUNK_ROWS.min(self.job.x.rows() - first_row);
             let c = self.output(first_row, panels.start);
@@ -197,6 +179,9 @@ impl Part<'_> {
                     base: weights.as_ptr().cast(),
                     stride: depth * block_bytes,
                     sections: [0, depth * quant_bytes, 0],
+                    count: PAIR,
+                    blocks: depth,
+                    next: 0,
                     first_block: first,
                 };
                 let from_zero = first == 0 && self.job.into == Into::Overwrite;
@@ -236,6 +221,20 @@ impl Part<'_> {
                 }
                 row += tile.rows;
             }
+        }
+    }
+
+    /// The matrix's own panels.
+    fn packed(&self, panels: Range<usize>) -> Panels {
+        let sections = &self.matrix.sections;
+        Panels {
+            base: self.matrix.bytes[panels.start * sections.bytes..].as_ptr(),
+            stride: sections.bytes,
+            sections: [sections.high, sections.scales, sections.supers],
+            count: panels.len(),
+            blocks: self.job.x.blocks(),
+            next: panels.len() * sections.bytes,
+            first_block: 0,
         }
     }
 

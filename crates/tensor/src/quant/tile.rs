@@ -5,11 +5,14 @@
 use super::format::{At, Format};
 use super::layout::PANEL;
 use super::source::BLOCK;
+use crate::gemm::prefetch;
 use crate::simd::Vector;
 use crate::simd::quads::Quads;
 
 /// The most rows of any kernel.
 pub(super) const ROWS_MAX: usize = 6;
+/// How far ahead of its use the low plane of each panel is asked for.
+const AHEAD_BYTES: usize = 1536;
 /// The most registers of outputs in a row of any kernel.
 const UNITS_MAX: usize = 4;
 
@@ -22,6 +25,12 @@ pub(super) struct Panels {
     pub stride: usize,
     /// Offsets of the high plane, of the scales and of the super scales in a panel.
     pub sections: [usize; 3],
+    /// Panels; further ones of a tile read the last.
+    pub count: usize,
+    /// Blocks of a panel.
+    pub blocks: usize,
+    /// Distance in bytes to the panels that come next.
+    pub next: usize,
     /// The number of the block that comes first in the panel.
     pub first_block: usize,
 }
@@ -98,116 +107,123 @@ pub(super) unsafe fn tile<Q: Quads, F: Format, const ROWS: usize, const UNITS: u
     }
 }
 
+/// A value for each row and register of a tile; those beyond its size are never touched.
+type Grid<T> = [[T; UNITS_MAX]; ROWS_MAX];
+
+/// Runs `$body` for each row and register of the tile.
+macro_rules! each_output {
+    ($row:ident, $unit:ident => $body:expr) => {
+        let mut $row = 0;
+        while $row < ROWS {
+            let mut $unit = 0;
+            while $unit < UNITS {
+                $body;
+                $unit += 1;
+            }
+            $row += 1;
+        }
+    };
+}
+
 #[inline(always)]
 unsafe fn tile_pass<Q: Quads, F: Format, const ROWS: usize, const UNITS: usize>(
     call: &Call,
     first_unit: usize,
 ) {
-    let Call { panels, entries, index, stride, .. } = *call;
     let per_group = 8 / F::GROUPS;
     let run = if Q::RUN[F::CLASS] < per_group { Q::RUN[F::CLASS] } else { per_group };
+    let column = first_unit * Q::V::LANES;
     // SAFETY: the caller promises the features, and that the pointers cover the operands.
     unsafe {
         let mut sums = [[Q::V::zero(); UNITS_MAX]; ROWS_MAX];
-        let column = first_unit * Q::V::LANES;
         if !call.from.is_null() {
-            let mut row = 0;
-            while row < ROWS {
-                let from = call.from.add(row * call.from_stride + column);
-                let mut unit = 0;
-                while unit < UNITS {
-                    sums[row][unit] = Q::V::load(from.add(unit * Q::V::LANES));
-                    unit += 1;
-                }
-                row += 1;
-            }
+            each_output!(row, unit => {
+                let from = call.from.add(row * call.from_stride + column + unit * Q::V::LANES);
+                sums[row][unit] = Q::V::load(from);
+            });
         }
-        let (mut quants, mut scales, mut row_sums) = (call.quants, call.scales, call.sums);
-        for entry in 0..entries {
-            let block = *index.add(entry) as usize - panels.first_block;
-            let at = locate::<Q, F, UNITS>(&panels, block, first_unit);
+        let mut entry =
+            Entry { stride: call.stride, quants: call.quants, scales: call.scales, sums: call.sums };
+        for number in 0..call.entries {
+            let block = *call.index.add(number) as usize - call.panels.first_block;
+            let at = locate::<Q, F, UNITS>(&call.panels, block, first_unit);
             let mut integers = [[Q::V::integer_splat(0); UNITS_MAX]; ROWS_MAX];
             let mut partial = [[Q::begin::<0>(Q::V::integer_splat(0)); UNITS_MAX]; ROWS_MAX];
             each_step!(STEP => {
-                let group = STEP / per_group;
                 let within = STEP % per_group;
-                let mut row = 0;
-                while row < ROWS {
-                    if within == 0 {
-                        let start = if F::MINIMA {
-                            Q::V::integer_splat(0)
-                        } else {
-                            let slot = if F::GROUPS == 1 { 0 } else { 1 + group };
-                            shifted::<Q>(Q::V::integer_splat(*row_sums.add(slot * stride + row)), F::SHIFT)
-                        };
-                        integers[row] = [start; UNITS_MAX];
-                    }
-                    if within.is_multiple_of(run) {
-                        let mut unit = 0;
-                        while unit < UNITS {
-                            partial[row][unit] = begin::<Q, F>(integers[row][unit]);
-                            unit += 1;
-                        }
-                    }
-                    row += 1;
+                if within == 0 {
+                    begin_group::<Q, F, ROWS, UNITS>(&entry, STEP / per_group, &mut integers);
                 }
-                let mut weights = [Q::splat(0); UNITS_MAX];
-                let mut unit = 0;
-                while unit < UNITS {
-                    weights[unit] = F::quants::<Q>(&at[unit], STEP);
-                    unit += 1;
+                if within.is_multiple_of(run) {
+                    each_output!(row, unit => partial[row][unit] = begin::<Q, F>(integers[row][unit]));
                 }
-                let mut row = 0;
-                while row < ROWS {
-                    let activations = Q::splat_quad(quants.add(row * BLOCK + STEP * 4));
-                    let mut unit = 0;
-                    while unit < UNITS {
-                        partial[row][unit] = dot::<Q, F>(partial[row][unit], weights[unit], activations);
-                        unit += 1;
-                    }
-                    row += 1;
-                }
+                multiply_step::<Q, F, ROWS, UNITS>(&entry, &at, STEP, &mut partial);
                 if within % run == run - 1 {
-                    let mut row = 0;
-                    while row < ROWS {
-                        let mut unit = 0;
-                        while unit < UNITS {
-                            integers[row][unit] = end::<Q, F>(integers[row][unit], partial[row][unit]);
-                            unit += 1;
-                        }
-                        row += 1;
-                    }
+                    each_output!(row, unit => {
+                        integers[row][unit] = end::<Q, F>(integers[row][unit], partial[row][unit]);
+                    });
                 }
                 if within == per_group - 1 {
-                    let mut unit = 0;
-                    while unit < UNITS {
-                        let scale = F::scale::<Q>(&at[unit], group);
-                        let mut row = 0;
-                        while row < ROWS {
-                            let mut value = Q::V::from_integers(integers[row][unit]).mul(scale);
-                            if F::MINIMA {
-                                let slot = if F::GROUPS == 1 { 0 } else { 1 + group };
-                                let sum = Q::V::integer_splat(*row_sums.add(slot * stride + row));
-                                let minimum = F::minimum::<Q>(&at[unit], group);
-                                value = minimum.fma(Q::V::from_integers(sum), value);
-                            }
-                            sums[row][unit] = value.fma(Q::V::splat(*scales.add(row)), sums[row][unit]);
-                            row += 1;
-                        }
-                        unit += 1;
-                    }
+                    end_group::<Q, F, ROWS, UNITS>(&entry, &at, STEP / per_group, &integers, &mut sums);
                 }
             });
-            quants = quants.wrapping_add(stride * BLOCK);
-            scales = scales.wrapping_add(stride);
-            row_sums = row_sums.wrapping_add(3 * stride);
+            entry = entry.next();
         }
+        each_output!(row, unit => {
+            let to = call.to.add(row * call.to_stride + column + unit * Q::V::LANES);
+            sums[row][unit].store(to);
+        });
+    }
+}
+
+/// One block of all rows' activations.
+#[derive(Clone, Copy)]
+struct Entry {
+    stride: usize,
+    quants: *const i8,
+    scales: *const f32,
+    sums: *const i32,
+}
+
+impl Entry {
+    #[inline(always)]
+    fn next(self) -> Entry {
+        Entry {
+            stride: self.stride,
+            quants: self.quants.wrapping_add(self.stride * BLOCK),
+            scales: self.scales.wrapping_add(self.stride),
+            sums: self.sums.wrapping_add(3 * self.stride),
+        }
+    }
+
+    /// −Σ quants of a row's group in every lane.
+    #[inline(always)]
+    unsafe fn sum<Q: Quads, F: Format>(&self, group: usize, row: usize) -> <Q::V as Vector>::Integers {
+        let slot = if F::GROUPS == 1 { 0 } else { 1 + group };
+        // SAFETY: the caller's entry has that many rows.
+        unsafe { Q::V::integer_splat(*self.sums.add(slot * self.stride + row)) }
+    }
+}
+
+/// What each output's integer sum of a group starts from: −offset · Σ quants.
+#[inline(always)]
+unsafe fn begin_group<Q: Quads, F: Format, const ROWS: usize, const UNITS: usize>(
+    entry: &Entry,
+    group: usize,
+    integers: &mut Grid<<Q::V as Vector>::Integers>,
+) {
+    // SAFETY: the caller upholds `Call`'s contract, here and in the functions below.
+    unsafe {
         let mut row = 0;
         while row < ROWS {
-            let to = call.to.add(row * call.to_stride + column);
+            let start = if F::MINIMA {
+                Q::V::integer_splat(0)
+            } else {
+                shifted::<Q>(entry.sum::<Q, F>(group, row), F::SHIFT)
+            };
             let mut unit = 0;
             while unit < UNITS {
-                sums[row][unit].store(to.add(unit * Q::V::LANES));
+                integers[row][unit] = start;
                 unit += 1;
             }
             row += 1;
@@ -215,7 +231,66 @@ unsafe fn tile_pass<Q: Quads, F: Format, const ROWS: usize, const UNITS: usize>(
     }
 }
 
-/// Where block number `block` lies for each register of outputs.
+/// The products of four columns.
+#[inline(always)]
+unsafe fn multiply_step<Q: Quads, F: Format, const ROWS: usize, const UNITS: usize>(
+    entry: &Entry,
+    at: &[At; UNITS_MAX],
+    step: usize,
+    partial: &mut Grid<Q::Partial>,
+) {
+    // SAFETY: as above.
+    unsafe {
+        let mut weights = [Q::splat(0); UNITS_MAX];
+        let mut unit = 0;
+        while unit < UNITS {
+            ask_for::<F>(&at[unit], step);
+            weights[unit] = F::quants::<Q>(&at[unit], step);
+            unit += 1;
+        }
+        let mut row = 0;
+        while row < ROWS {
+            let activations = Q::splat_quad(entry.quants.add(row * BLOCK + step * 4));
+            let mut unit = 0;
+            while unit < UNITS {
+                partial[row][unit] = dot::<Q, F>(partial[row][unit], weights[unit], activations);
+                unit += 1;
+            }
+            row += 1;
+        }
+    }
+}
+
+/// Scales the integer sums of a group and adds them to the outputs.
+#[inline(always)]
+unsafe fn end_group<Q: Quads, F: Format, const ROWS: usize, const UNITS: usize>(
+    entry: &Entry,
+    at: &[At; UNITS_MAX],
+    group: usize,
+    integers: &Grid<<Q::V as Vector>::Integers>,
+    sums: &mut Grid<Q::V>,
+) {
+    // SAFETY: as above.
+    unsafe {
+        let mut unit = 0;
+        while unit < UNITS {
+            let scale = F::scale::<Q>(&at[unit], group);
+            let mut row = 0;
+            while row < ROWS {
+                let mut value = Q::V::from_integers(integers[row][unit]).mul(scale);
+                if F::MINIMA {
+                    let sum = Q::V::from_integers(entry.sum::<Q, F>(group, row));
+                    value = F::minimum::<Q>(&at[unit], group).fma(sum, value);
+                }
+                sums[row][unit] = value.fma(Q::V::splat(*entry.scales.add(row)), sums[row][unit]);
+                row += 1;
+            }
+            unit += 1;
+        }
+    }
+}
+
+/// Where block number `block` lies for each register of outputs. Registers beyond the last panel read that one.
 #[inline(always)]
 unsafe fn locate<Q: Quads, F: Format, const UNITS: usize>(
     panels: &Panels,
@@ -224,13 +299,22 @@ unsafe fn locate<Q: Quads, F: Format, const UNITS: usize>(
 ) -> [At; UNITS_MAX] {
     let units_per_panel = PANEL / Q::V::LANES;
     let nowhere = std::ptr::null();
-    let mut all = [At { low: nowhere, high: nowhere, scales: nowhere, supers: nowhere, part: 0 }; UNITS_MAX];
+    let mut all =
+        [At { low: nowhere, high: nowhere, scales: nowhere, supers: nowhere, part: 0, ahead: [0; 3] };
+            UNITS_MAX];
+    // The block that is wanted soon: some blocks on in the same panel, or at the beginning of the next panels.
+    let soon = block + AHEAD_BYTES / F::BYTES[0];
+    let (jump, soon) = if soon < panels.blocks { (0, soon) } else { (panels.next, soon - panels.blocks) };
+    let distance = |bytes: usize| jump.wrapping_add(soon.wrapping_sub(block).wrapping_mul(bytes));
+    let ahead = [distance(F::BYTES[0]), distance(F::BYTES[1]), distance(F::BYTES[2])];
     let mut unit = 0;
     while unit < UNITS {
         let part = (first_unit + unit) % units_per_panel;
+        let panel = (first_unit + unit) / units_per_panel;
+        let panel = if panel < panels.count { panel } else { panels.count - 1 };
         // SAFETY: the caller's panels hold the block.
         unsafe {
-            let panel = panels.base.add((first_unit + unit) / units_per_panel * panels.stride);
+            let panel = panels.base.add(panel * panels.stride);
             let bytes = part * Q::V::LANES * 4;
             all[unit] = At {
                 low: panel.add(block * F::BYTES[0] + bytes),
@@ -238,11 +322,29 @@ unsafe fn locate<Q: Quads, F: Format, const UNITS: usize>(
                 scales: panel.add(panels.sections[1] + block * F::BYTES[2]),
                 supers: panel.add(panels.sections[2] + block / 8 * F::BYTES[3]),
                 part,
+                ahead,
             };
         }
         unit += 1;
     }
     all
+}
+
+/// Asks the caches for one line of each section of a block that comes soon, in as many steps as it has lines.
+#[inline(always)]
+fn ask_for<F: Format>(at: &At, step: usize) {
+    if !F::IN_MEMORY || at.part > 0 {
+        return;
+    }
+    if step * 64 < F::BYTES[0] {
+        prefetch(at.low.wrapping_add(at.ahead[0]).wrapping_add(step * 64).cast());
+    }
+    if step * 64 < F::BYTES[1] {
+        prefetch(at.high.wrapping_add(at.ahead[1]).wrapping_add(step * 64).cast());
+    }
+    if step == 7 {
+        prefetch(at.scales.wrapping_add(at.ahead[2]).cast());
+    }
 }
 
 /// Every lane shifted left; `count` is a constant where this is inlined.

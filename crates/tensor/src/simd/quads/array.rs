@@ -1,4 +1,5 @@
-//! Bytes in plain Rust arrays, beside [`Array`]: runs everywhere.
+//! Bytes in plain Rust arrays, beside [`Array`]: runs everywhere. The longer operations are calls: unrolled in every kernel they
+//! would be most of the crate's code, for machines that are slow in any case.
 #![allow(unsafe_code)]
 #![allow(clippy::undocumented_unsafe_blocks)] // One reason for all, stated at `Quads`: pointers are the caller's.
 
@@ -49,29 +50,29 @@ impl<const N: usize> Quads for ArrayQuads<N> {
     unsafe fn splat_quad(from: *const i8) -> Self::Bytes {
         [unsafe { from.cast::<[u8; 4]>().read_unaligned() }; N]
     }
-    #[inline(always)]
+    #[inline(never)]
     unsafe fn and(a: Self::Bytes, b: Self::Bytes) -> Self::Bytes {
         bytes!(N, lane, i => a[lane][i] & b[lane][i])
     }
-    #[inline(always)]
+    #[inline(never)]
     unsafe fn or(a: Self::Bytes, b: Self::Bytes) -> Self::Bytes {
         bytes!(N, lane, i => a[lane][i] | b[lane][i])
     }
-    #[inline(always)]
+    #[inline(never)]
     unsafe fn shift_left(a: Self::Bytes, count: u32) -> Self::Bytes {
         bytes!(N, lane, i => {
             let pair = u16::from_le_bytes([a[lane][i & 2], a[lane][i | 1]]);
             (pair << count).to_le_bytes()[i & 1]
         })
     }
-    #[inline(always)]
+    #[inline(never)]
     unsafe fn shift_right(a: Self::Bytes, count: u32) -> Self::Bytes {
         bytes!(N, lane, i => {
             let pair = u16::from_le_bytes([a[lane][i & 2], a[lane][i | 1]]);
             (pair >> count).to_le_bytes()[i & 1]
         })
     }
-    #[inline(always)]
+    #[inline(never)]
     unsafe fn lookup(table: *const u8, indices: Self::Bytes) -> Self::Bytes {
         bytes!(N, lane, i => unsafe { table.add(usize::from(indices[lane][i])).read() })
     }
@@ -79,7 +80,7 @@ impl<const N: usize> Quads for ArrayQuads<N> {
     unsafe fn begin<const CLASS: usize>(sums: [i32; N]) -> [i32; N] {
         sums
     }
-    #[inline(always)]
+    #[inline(never)]
     unsafe fn dot<const CLASS: usize>(
         partial: [i32; N],
         unsigned: Self::Bytes,
@@ -101,7 +102,7 @@ impl<const N: usize> Quads for ArrayQuads<N> {
     unsafe fn end<const CLASS: usize>(_sums: [i32; N], partial: [i32; N]) -> [i32; N] {
         partial
     }
-    #[inline(always)]
+    #[inline(never)]
     unsafe fn load_halves(from: *const u16) -> Array<N> {
         let mut out = [0.0_f32; N];
         for (lane, value) in out.iter_mut().enumerate() {
@@ -109,15 +110,15 @@ impl<const N: usize> Quads for ArrayQuads<N> {
         }
         unsafe { Array::load(out.as_ptr()) }
     }
-    #[inline(always)]
+    #[inline(never)]
     unsafe fn load_signed(from: *const i8) -> [i32; N] {
         unsafe { from.cast::<[i8; N]>().read() }.map(i32::from)
     }
-    #[inline(always)]
+    #[inline(never)]
     unsafe fn load_unsigned(from: *const u8) -> [i32; N] {
         unsafe { from.cast::<[u8; N]>().read() }.map(i32::from)
     }
-    #[inline(always)]
+    #[inline(never)]
     unsafe fn store_narrow(integers: [i32; N], to: *mut i8) {
         unsafe { to.cast::<[i8; N]>().write(integers.map(|integer| integer as i8)) }
     }

@@ -12,7 +12,7 @@ pub use array::ArrayQuads;
 #[cfg(target_arch = "aarch64")]
 pub use neon::NeonQuads;
 #[cfg(target_arch = "x86_64")]
-pub use x86::{Avx2Quads, Avx2Vnni, Avx512Quads, Avx512Vnni};
+pub use x86::{Avx2Quads, Avx2Vnni, Avx512Vnni};
 
 use super::Vector;
 

@@ -9,9 +9,6 @@ use std::arch::x86_64::*;
 /// AVX-512 with VNNI: four products and their sum in one instruction, in 32 bits.
 #[derive(Clone, Copy)]
 pub struct Avx512Vnni;
-/// AVX-512 without VNNI.
-#[derive(Clone, Copy)]
-pub struct Avx512Quads;
 /// AVX2 with AVX-VNNI.
 #[derive(Clone, Copy)]
 pub struct Avx2Vnni;
@@ -23,7 +20,7 @@ pub struct Avx2Quads;
 /// Eight products of 2 · 15 · 127, four of 2 · 31 · 127 and two of 2 · 63 · 127 are below 2¹⁵.
 const RUN_IN_16_BITS: [usize; 4] = [8, 4, 2, 8];
 
-/// What both widths of AVX-512 share.
+/// What both widths have apart from sums.
 macro_rules! bytes_512 {
     () => {
         type V = Avx512;
@@ -190,47 +187,6 @@ impl Quads for Avx2Vnni {
     #[inline(always)]
     unsafe fn end<const CLASS: usize>(_sums: __m256i, partial: __m256i) -> __m256i {
         partial
-    }
-}
-
-impl Quads for Avx512Quads {
-    bytes_512!();
-    /// Sums of 16 bits, of the low nibbles and of the high ones (eight bits only).
-    type Partial = [__m512i; 2];
-    const RUN: [usize; 4] = RUN_IN_16_BITS;
-
-    #[inline(always)]
-    unsafe fn begin<const CLASS: usize>(_sums: __m512i) -> [__m512i; 2] {
-        unsafe { [_mm512_setzero_si512(); 2] }
-    }
-    #[inline(always)]
-    unsafe fn dot<const CLASS: usize>(
-        partial: [__m512i; 2],
-        unsigned: __m512i,
-        signed: __m512i,
-    ) -> [__m512i; 2] {
-        unsafe {
-            if CLASS != class::EIGHT_BITS {
-                return [_mm512_add_epi16(partial[0], _mm512_maddubs_epi16(unsigned, signed)), partial[1]];
-            }
-            let mask = _mm512_set1_epi8(15);
-            let low = _mm512_and_si512(unsigned, mask);
-            let high = _mm512_and_si512(_mm512_srli_epi16::<4>(unsigned), mask);
-            [
-                _mm512_add_epi16(partial[0], _mm512_maddubs_epi16(low, signed)),
-                _mm512_add_epi16(partial[1], _mm512_maddubs_epi16(high, signed)),
-            ]
-        }
-    }
-    #[inline(always)]
-    unsafe fn end<const CLASS: usize>(sums: __m512i, partial: [__m512i; 2]) -> __m512i {
-        unsafe {
-            let sums = _mm512_add_epi32(sums, _mm512_madd_epi16(partial[0], _mm512_set1_epi16(1)));
-            if CLASS != class::EIGHT_BITS {
-                return sums;
-            }
-            _mm512_add_epi32(sums, _mm512_madd_epi16(partial[1], _mm512_set1_epi16(16)))
-        }
     }
 }
 
