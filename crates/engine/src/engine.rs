@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use base::progress::{Output, format_bytes};
-use model::{Config, Decoder, ModelFile, Parameters};
+use model::{Config, Decoder, Layout, ModelFile, Parameters};
 use tensor::Device;
 use tensor::kernels::{RotaryTable, log_softmax};
 use tensor::quant::{BlockType, QuantRows};
@@ -176,6 +176,26 @@ impl Engine {
     /// Bytes held.
     pub fn memory(&self) -> Memory {
         Memory { weights_bytes: self.weights.bytes(), cache_bytes: self.cache.bytes() }
+    }
+
+    /// Where each weight lies.
+    pub fn layout(&self) -> &Layout {
+        self.decoder.layout()
+    }
+
+    /// Whether products are computed with integers.
+    pub fn is_quantized(&self) -> bool {
+        self.weights.is_quantized()
+    }
+
+    /// Bytes of weights that generating one token reads.
+    pub fn bytes_read_per_token(&self) -> usize {
+        self.weights.product_bytes()
+    }
+
+    /// Bytes of keys and values of one token.
+    pub fn cache_bytes_per_token(&self) -> usize {
+        Cache::page_bytes(self.config(), self.options.page_tokens) / self.options.page_tokens
     }
 
     /// An empty sequence with room for `tokens` ids; it takes pages of the cache as steps fill it.

@@ -90,8 +90,18 @@ impl Weights {
 
     /// Bytes held in memory.
     pub fn bytes(&self) -> usize {
-        let packed: usize = self.products.values().flatten().map(|part| part.bytes.as_bytes().len()).sum();
-        packed + self.plain.values().map(|values| values.len() * size_of::<f32>()).sum::<usize>()
+        self.product_bytes() + self.plain.values().map(|values| values.len() * size_of::<f32>()).sum::<usize>()
+    }
+
+    /// Bytes of the matrices of products.
+    pub fn product_bytes(&self) -> usize {
+        self.products.values().flatten().map(|part| part.bytes.as_bytes().len()).sum()
+    }
+
+    /// Whether most of the products' bytes are blocks.
+    pub fn is_quantized(&self) -> bool {
+        let blocks = self.products.values().flatten().filter(|part| part.is_blocks());
+        2 * blocks.map(|part| part.bytes.as_bytes().len()).sum::<usize>() > self.product_bytes()
     }
 
     /// A gain or a bias; what lies side by side in the flat buffer is asked for in one piece.

@@ -157,10 +157,29 @@ pub struct Compare {
     pub out: PathBuf,
 }
 
+/// How a model that exists is read and how much memory it may take.
+#[derive(Args, Clone)]
+pub struct LoadFlags {
+    /// Hold floating-point weights in blocks of this type, such as q8_0 or q4_k; quantised ones stay as they are
+    #[arg(long, value_name = "TYPE", conflicts_with = "dequantize")]
+    pub quantize: Option<String>,
+    /// Compute with all weights in f32, as a yardstick: slow, and up to eight times the memory
+    #[arg(long)]
+    pub dequantize: bool,
+    /// Tokens that a conversation may hold [default: the model's own context]
+    #[arg(long, value_name = "N")]
+    pub context: Option<usize>,
+    /// Do not keep the weights, packed for this processor, in ~/.cache/taoye for the next start
+    #[arg(long)]
+    pub no_repack_cache: bool,
+}
+
 #[derive(Args)]
 pub struct Chat {
-    /// The model's folder, such as runs/speedrun/model
+    /// The model: a GGUF file, or a Hugging Face folder such as runs/speedrun/model
     pub model: PathBuf,
+    #[command(flatten)]
+    pub load: LoadFlags,
     /// A PEFT folder with adapters of the model, merged into its weights when they are loaded
     #[arg(long, value_name = "DIR")]
     pub adapter: Option<PathBuf>,
@@ -193,8 +212,10 @@ pub struct SamplingFlags {
 
 #[derive(Args)]
 pub struct Serve {
-    /// The model's folder, such as runs/speedrun/model
+    /// The model: a GGUF file, or a Hugging Face folder such as runs/speedrun/model
     pub model: PathBuf,
+    #[command(flatten)]
+    pub load: LoadFlags,
     /// A PEFT folder with adapters of the model, merged into its weights when they are loaded
     #[arg(long, value_name = "DIR")]
     pub adapter: Option<PathBuf>,
@@ -301,6 +322,10 @@ pub enum Bench {
     Tokenizer(BenchTokenizer),
     /// Products with block-quantised weights: shares of the int8 peak and of the read bandwidth
     Quant(BenchQuant),
+    /// Computing a prompt: tokens/s, share of the arithmetic peak
+    Prefill(BenchInference),
+    /// Generating token by token: tokens/s, share of the memory's bandwidth
+    Decode(BenchInference),
 }
 
 #[derive(Args)]
@@ -317,6 +342,23 @@ pub struct BenchQuant {
     /// Outputs
     #[arg(long, value_name = "N", default_value_t = 3072)]
     pub outputs: usize,
+}
+
+#[derive(Args)]
+pub struct BenchInference {
+    /// The model: a GGUF file or a Hugging Face folder
+    pub model: PathBuf,
+    /// Tokens of the prompt, or tokens to generate [default: 512 and 128]
+    #[arg(long, value_name = "N")]
+    pub tokens: Option<usize>,
+    /// Tokens that the context holds already
+    #[arg(long, value_name = "D", default_value_t = 0)]
+    pub depth: usize,
+    /// Times that it is measured, after once that it is not
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub rounds: usize,
+    #[command(flatten)]
+    pub load: LoadFlags,
 }
 
 #[derive(Args)]

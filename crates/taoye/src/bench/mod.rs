@@ -1,6 +1,7 @@
 //! `taoye bench`: this program's speed beside the machine's own limits, measured in the same run.
 
 mod gemm;
+mod inference;
 mod profile;
 mod quant;
 mod sweep;
@@ -22,5 +23,7 @@ pub fn run(context: &Context, command: &Bench) -> Result<()> {
         Bench::Sweep(flags) => sweep::run(context, flags),
         Bench::Tokenizer(flags) => tokenizer::run(context, flags),
         Bench::Quant(flags) => quant::run(context, flags),
+        Bench::Prefill(flags) => inference::prefill(context, flags),
+        Bench::Decode(flags) => inference::decode(context, flags),
     }
 }

@@ -1,5 +1,6 @@
 //! `taoye chat MODEL`.
 
+use super::load;
 use crate::cli::{Chat, SamplingFlags};
 use crate::context::Context;
 use anyhow::Result;
@@ -11,7 +12,12 @@ use chat::{AnswerOptions, Local, LocalOptions, Sampling};
 /// # Errors
 /// When the model cannot be loaded, or the terminal not be used.
 pub fn run(context: &Context, flags: &Chat) -> Result<()> {
-    let options = LocalOptions { adapter: flags.adapter.clone(), ..LocalOptions::default() };
+    let options = LocalOptions {
+        adapter: flags.adapter.clone(),
+        engine: load::options(&flags.load),
+        loading: load::loading(context, &flags.load)?,
+        name: None,
+    };
     let mut local = Local::load(&flags.model, context.device()?, options)?;
     let options = TerminalOptions { system: flags.system.clone(), answer: answer(&flags.sampling) };
     Ok(terminal::run(&mut local, options)?)

@@ -3,6 +3,7 @@
 pub mod chat;
 pub mod corpus;
 pub mod eval;
+pub mod load;
 pub mod run;
 pub mod runs;
 pub mod serve;

@@ -1,5 +1,6 @@
 //! `taoye serve MODEL`.
 
+use super::load;
 use crate::cli::Serve;
 use crate::context::Context;
 use anyhow::Result;
@@ -11,8 +12,12 @@ use serve::ServeOptions;
 /// # Errors
 /// When the model cannot be loaded or the port not be had.
 pub fn run(context: &Context, flags: &Serve) -> Result<()> {
-    let options =
-        LocalOptions { name: flags.name.clone(), adapter: flags.adapter.clone(), ..LocalOptions::default() };
+    let options = LocalOptions {
+        name: flags.name.clone(),
+        adapter: flags.adapter.clone(),
+        engine: load::options(&flags.load),
+        loading: load::loading(context, &flags.load)?,
+    };
     let local = Local::load(&flags.model, context.device()?, options)?;
     let options = ServeOptions { host: flags.host.to_string(), port: flags.port, ..ServeOptions::default() };
     Ok(serve::run(local, &options)?)
