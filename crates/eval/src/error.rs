@@ -46,6 +46,28 @@ pub enum Error {
         /// The context asked for, in tokens.
         context: usize,
     },
+    /// Too little text for perplexity.
+    #[error(
+        "the text has {tokens} tokens, and perplexity needs at least two windows: {needed}; give a longer text or a \
+         shorter --window"
+    )]
+    TooShort {
+        /// Tokens of the text.
+        tokens: usize,
+        /// Tokens needed.
+        needed: usize,
+    },
+    /// Another model's distributions cannot be used.
+    #[error("distributions in {}: {reason}", path.display())]
+    BaseFile {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A file cannot be read or written.
+    #[error(transparent)]
+    Base(base::Error),
     /// The yardstick failed.
     #[error("zstd could not compress {what}: {source}")]
     Compression {

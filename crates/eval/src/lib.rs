@@ -5,6 +5,7 @@
 pub mod accuracy;
 pub mod bits;
 mod error;
+pub mod perplexity;
 pub mod samples;
 pub mod tasks;
 

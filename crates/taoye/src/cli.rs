@@ -281,6 +281,30 @@ pub enum Eval {
     Bits(EvalBits),
     /// Exact-match accuracy on programmatic tasks in Chinese and English
     Tasks(EvalTasks),
+    /// Perplexity on a text by llama.cpp's definition, and the divergence from another model's distributions
+    Perplexity(EvalPerplexity),
+}
+
+#[derive(Args)]
+pub struct EvalPerplexity {
+    /// The model: a GGUF file or a Hugging Face folder
+    pub model: PathBuf,
+    /// The text, a UTF-8 file
+    pub text: PathBuf,
+    /// Tokens of a window, of which the second half is scored
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    pub window: usize,
+    /// Windows to score [default: all of the text]
+    #[arg(long, value_name = "N")]
+    pub windows: Option<usize>,
+    /// Write this model's distributions down, as llama-perplexity does with --kl-divergence-base
+    #[arg(long, value_name = "FILE", conflicts_with = "base")]
+    pub save_base: Option<PathBuf>,
+    /// Measure beside distributions that were written down by --save-base or by llama-perplexity
+    #[arg(long, value_name = "FILE")]
+    pub base: Option<PathBuf>,
+    #[command(flatten)]
+    pub load: LoadFlags,
 }
 
 #[derive(Args)]

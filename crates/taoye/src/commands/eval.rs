@@ -1,4 +1,6 @@
-//! `taoye eval bits | tasks`.
+//! `taoye eval bits | tasks | perplexity`.
+
+mod perplexity;
 
 use super::texts;
 use crate::cli::{Eval, EvalBits, EvalTasks};
@@ -22,6 +24,7 @@ pub fn run(context: &Context, command: &Eval) -> Result<()> {
     match command {
         Eval::Bits(flags) => bits_per_byte(context, flags),
         Eval::Tasks(flags) => tasks_accuracy(context, flags),
+        Eval::Perplexity(flags) => perplexity::run(context, flags),
     }
 }
 
