@@ -122,7 +122,12 @@ impl Engine {
         let decoder = file.decoder().clone();
         let plan = Plan::new(&file, loading.weights);
         let page_bytes = Cache::page_bytes(decoder.config(), options.page_tokens);
-        check_memory(plan.bytes(device.exec().isa()), page_bytes, context_tokens(&options, decoder.config()), &options)?;
+        check_memory(
+            plan.bytes(device.exec().isa()),
+            page_bytes,
+            context_tokens(&options, decoder.config()),
+            &options,
+        )?;
         let cache = RepackCache { folder: loading.repack_cache, progress: loading.progress };
         let weights = Weights::open(file, &device, &plan, &cache)?;
         Self::with_weights(decoder, weights, device, options)
@@ -141,7 +146,20 @@ impl Engine {
         let rotary = decoder.rotary_table(wanted);
         let (spans, ids, positions, logits) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let quantized = QuantRows::new();
-        Ok(Self { device, decoder, weights, cache, pool, rotary, options, spans, ids, positions, logits, quantized })
+        Ok(Self {
+            device,
+            decoder,
+            weights,
+            cache,
+            pool,
+            rotary,
+            options,
+            spans,
+            ids,
+            positions,
+            logits,
+            quantized,
+        })
     }
 
     /// Reads a Hugging Face folder, and merges the adapters of a PEFT folder into its weights.
@@ -383,7 +401,12 @@ fn default_pages(context_tokens: usize, options: &Options, page_bytes: usize) ->
 }
 
 /// Refuses what the memory that is available cannot hold: the packed weights and one context.
-fn check_memory(weights_bytes: usize, page_bytes: usize, context_tokens: usize, options: &Options) -> Result<()> {
+fn check_memory(
+    weights_bytes: usize,
+    page_bytes: usize,
+    context_tokens: usize,
+    options: &Options,
+) -> Result<()> {
     let Some(available) = base::machine::memory_available_bytes() else { return Ok(()) };
     let cache_bytes = context_tokens.div_ceil(options.page_tokens).saturating_mul(page_bytes);
     // The cache takes memory where it is written, so a context that is not used up is no reason to refuse.

@@ -90,7 +90,8 @@ impl Weights {
 
     /// Bytes held in memory.
     pub fn bytes(&self) -> usize {
-        self.product_bytes() + self.plain.values().map(|values| values.len() * size_of::<f32>()).sum::<usize>()
+        self.product_bytes()
+            + self.plain.values().map(|values| values.len() * size_of::<f32>()).sum::<usize>()
     }
 
     /// Bytes of the matrices of products.
@@ -122,7 +123,13 @@ impl Weights {
             return kernels::gather_rows(exec, values, ids, out);
         }
         let file = self.file.as_ref().expect("a table that is not held lies in a file");
-        let entry = file.decoder().layout().entries().iter().find(|entry| entry.weight == table).expect("a table is an entry");
+        let entry = file
+            .decoder()
+            .layout()
+            .entries()
+            .iter()
+            .find(|entry| entry.weight == table)
+            .expect("a table is an entry");
         let stored = file.stored(entry);
         for (&id, row) in ids.iter().zip(out.chunks_exact_mut(table.cols)) {
             stored.read_row(id as usize, row);

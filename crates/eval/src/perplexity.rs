@@ -91,7 +91,8 @@ where
     if ids.len() < 2 * context {
         return Err(Error::TooShort { tokens: ids.len(), needed: 2 * context });
     }
-    let mut windows: Vec<Vec<u32>> = ids.chunks_exact(context).take(windows_max).map(<[u32]>::to_vec).collect();
+    let mut windows: Vec<Vec<u32>> =
+        ids.chunks_exact(context).take(windows_max).map(<[u32]>::to_vec).collect();
     base.begin(&windows, context)?;
     let first = context / 2;
     let mut totals = Totals::default();
@@ -234,7 +235,13 @@ mod tests {
     use super::*;
 
     /// Logits that depend on the id before and the place.
-    fn model(window: &[u32], first: usize, vocabulary: usize, sharpness: f32, on: OnLogits<'_>) -> Result<()> {
+    fn model(
+        window: &[u32],
+        first: usize,
+        vocabulary: usize,
+        sharpness: f32,
+        on: OnLogits<'_>,
+    ) -> Result<()> {
         for row in first..window.len() - 1 {
             let logit = |id: usize| sharpness * ((id * 7 + window[row] as usize * 3 + row) % 11) as f32 / 4.0;
             let logits: Vec<f32> = (0..vocabulary).map(logit).collect();
@@ -247,7 +254,8 @@ mod tests {
     fn an_even_distribution_has_the_vocabulary_as_its_perplexity() {
         let ids: Vec<u32> = (0..64).map(|index| index % 13).collect();
         let options = Options { context: 16, windows_max: 100, begin_id: Some(0) };
-        let found = perplexity(&ids, options, Base::None, |window, first, on| model(window, first, 13, 0.0, on));
+        let found =
+            perplexity(&ids, options, Base::None, |window, first, on| model(window, first, 13, 0.0, on));
         let found = found.unwrap();
         assert!((found.perplexity - 13.0).abs() < 1e-6, "{found:?}");
         assert_eq!((found.tokens, found.windows), (4 * (16 - 8 - 1), 4));
@@ -260,7 +268,8 @@ mod tests {
         let ids: Vec<u32> = (0..80).map(|index| index * 5 % 13).collect();
         let options = Options { context: 20, windows_max: 3, begin_id: None };
         let run = |base: Base, sharpness: f32| {
-            perplexity(&ids, options, base, |window, first, on| model(window, first, 13, sharpness, on)).unwrap()
+            perplexity(&ids, options, base, |window, first, on| model(window, first, 13, sharpness, on))
+                .unwrap()
         };
         run(Base::Write(BaseWriter::create(&path, 13).unwrap()), 1.0);
         let read = || Base::Read(BaseReader::open(&path).unwrap());

@@ -87,6 +87,11 @@ impl ModelFile {
         self.container.len_bytes()
     }
 
+    /// Gives back the memory of the tensors that were read; they are read again where they are asked for again.
+    pub fn release(&self) {
+        self.container.release();
+    }
+
     /// The GGUF file, if it is one: its metadata hold the tokenizer.
     pub fn gguf(&self) -> Option<&gguf::File> {
         self.container.as_gguf()

@@ -30,6 +30,19 @@ impl Mmap {
         let map = unsafe { memmap2::Mmap::map(&file) }.map_err(|error| Error::io("map", path, error))?;
         Ok(Self { map: Some(map) })
     }
+
+    /// Gives back the memory of the pages that were read: they stay in the system's cache of files as long as there is
+    /// room, and are read again where they are touched again. Nothing happens where the system has no such call.
+    #[allow(unsafe_code)]
+    pub fn release(&self) {
+        #[cfg(unix)]
+        if let Some(map) = &self.map {
+            // SAFETY: the map is read-only and of a file that does not change, so the same bytes come back.
+            let advised = unsafe { map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
+            // Advice that the system does not take costs memory alone.
+            let _ = advised;
+        }
+    }
 }
 
 impl Deref for Mmap {
@@ -58,7 +71,10 @@ mod tests {
             let path = folder.path().join("data.bin");
             let bytes: Vec<u8> = (0..length).map(|index| (index % 251) as u8).collect();
             super::super::write_bytes(&path, &bytes).unwrap();
-            assert_eq!(&*Mmap::open(&path).unwrap(), bytes);
+            let map = Mmap::open(&path).unwrap();
+            assert_eq!(&*map, bytes);
+            map.release();
+            assert_eq!(&*map, bytes, "what was given back is read again");
         }
         assert!(matches!(Mmap::open(&folder.path().join("none")), Err(Error::Io { .. })));
     }

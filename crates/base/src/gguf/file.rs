@@ -112,6 +112,11 @@ impl File {
             .ok_or_else(|| self.error(format!("`{key}` is {}; {} is needed", value.describe(), T::wanted())))
     }
 
+    /// Gives back the memory of what was read, see [`Mmap::release`].
+    pub fn release(&self) {
+        self.parts.iter().for_each(|(map, _)| map.release());
+    }
+
     /// The tensors of all parts, in the order of their directories.
     pub fn tensors(&self) -> &[TensorInfo] {
         &self.tensors

@@ -67,9 +67,8 @@ impl Product {
     fn add(&mut self, index: usize, stored: &Stored<'_>, weights: WeightType) {
         let packing = packing_of(stored, weights);
         let inputs = stored.columns;
-        let is_alike = |part: &&mut PlannedPart| {
-            part.shape.packing == packing && matches!(packing, Packing::Dense(_))
-        };
+        let is_alike =
+            |part: &&mut PlannedPart| part.shape.packing == packing && matches!(packing, Packing::Dense(_));
         match self.parts.last_mut().filter(is_alike) {
             Some(part) => {
                 part.entries.push(index);
@@ -90,7 +89,9 @@ fn packing_of(stored: &Stored<'_>, weights: WeightType) -> Packing {
     }
     match weights {
         WeightType::F32 => Packing::Dense(PanelType::F32),
-        WeightType::Quantized(kind) if is_float(stored.kind) && fits(kind, stored) && can_quantize(kind) => Packing::Blocks(kind),
+        WeightType::Quantized(kind) if is_float(stored.kind) && fits(kind, stored) && can_quantize(kind) => {
+            Packing::Blocks(kind)
+        }
         WeightType::Quantized(_) | WeightType::AsStored => match stored.kind {
             BlockType::F16 => Packing::Dense(PanelType::F16),
             BlockType::BF16 => Packing::Dense(PanelType::Bf16),
@@ -126,8 +127,7 @@ pub(super) fn pack(exec: Exec<'_>, file: &ModelFile, part: &PlannedPart) -> Resu
         Packing::Dense(PanelType::F32) => Ok(pack_f32(exec, shape, &values_of(exec, &stored))),
         Packing::Dense(half) => {
             let bytes = bytes_of(&stored);
-            let weights =
-                HalfMatrix { bytes: &bytes, half, outputs: shape.outputs, inputs: shape.inputs };
+            let weights = HalfMatrix { bytes: &bytes, half, outputs: shape.outputs, inputs: shape.inputs };
             let mut part = room(exec, shape);
             let length = shape.bytes(exec.isa());
             pack_half(exec, weights, &mut part.bytes.as_bytes_mut()[..length]);

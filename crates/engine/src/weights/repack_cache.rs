@@ -25,8 +25,6 @@ const MARK: &[u8; 16] = b"taoye packed 01\n";
 const PIECE_BYTES: usize = 1 << 20;
 /// Where parts begin.
 const ALIGNMENT_BYTES: usize = 64;
-/// Models smaller than this are packed in less time than it takes to notice.
-const WORTH_CACHING_BYTES: u64 = 16 << 20;
 
 /// Packed matrices by the place of their product in the decoder's flat buffer.
 pub(crate) type Products = BTreeMap<usize, Vec<Part>>;
@@ -53,8 +51,7 @@ impl RepackCache {
     pub fn load_or_pack(&self, exec: Exec<'_>, file: &ModelFile, plan: &Plan) -> Result<Products> {
         let total = plan.bytes(exec.isa()) as u64;
         let mut progress = Progress::start(self.progress, "loading", Unit::Bytes, Some(total));
-        let is_worth = plan.is_worth_caching() && file.len_bytes() >= WORTH_CACHING_BYTES;
-        let folder = self.folder.as_ref().filter(|_| is_worth);
+        let folder = self.folder.as_ref().filter(|_| plan.is_worth_caching());
         let place = folder.map(|folder| Ok::<_, Error>((path_of(folder, file), key_of(exec, file, plan)?)));
         let place = place.transpose()?;
         if let Some((path, key)) = place.as_ref().filter(|(path, _)| path.exists()) {
@@ -91,10 +88,11 @@ fn pack_all(
         let mut parts = Vec::with_capacity(product.parts.len());
         for planned in &product.parts {
             let part = packing::pack(exec, file, planned)?;
-            if let Some(Ok(file)) = &mut writing {
+            file.release();
+            if let Some(Ok(writer)) = &mut writing {
                 let bytes = padded(exec, &part);
                 trailer.checksums.push(bytes.chunks(PIECE_BYTES).map(crc32).collect());
-                if let Err(source) = file.write_all(bytes) {
+                if let Err(source) = writer.write_all(bytes) {
                     let path = place.map(|(path, _)| path.clone()).unwrap_or_default();
                     writing = Some(Err(base::Error::io("write", &path, source)));
                 }
@@ -148,6 +146,7 @@ fn read(
             let pieces = checksums.next().filter(|pieces| pieces.len() == length.div_ceil(PIECE_BYTES));
             let source = map.get(start..start + length).zip(pieces).ok_or("are not whole")?;
             copy(exec, source, &mut part.bytes.as_bytes_mut()[..length]).ok_or("are damaged")?;
+            map.release();
             (start, _) = (start + length, progress.add(planned.shape.bytes(exec.isa()) as u64));
             parts.push(part);
         }

@@ -81,13 +81,18 @@ impl BaseReader {
     /// The file cannot be opened.
     pub fn open(path: &Path) -> Result<BaseReader> {
         let file = File::open(path).map_err(|source| Error::Base(base::Error::io("open", path, source)))?;
-        Ok(BaseReader { path: path.to_owned(), file: BufReader::with_capacity(1 << 20, file), values: Vec::new() })
+        Ok(BaseReader {
+            path: path.to_owned(),
+            file: BufReader::with_capacity(1 << 20, file),
+            values: Vec::new(),
+        })
     }
 
     pub(super) fn check(&mut self, windows: &[Vec<u32>], context: usize) -> Result<()> {
         let mut head = [0; 20];
         self.take(&mut head)?;
-        let number = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]) as usize;
+        let number =
+            |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]) as usize;
         let (found_context, found_windows) = (number(8), number(16));
         if &head[..8] != MARK {
             return Err(self.damaged("it does not begin as such a file does".into()));
@@ -104,7 +109,9 @@ impl BaseReader {
             self.take(&mut bytes)?;
             let ids = bytes.chunks_exact(4).map(|id| u32::from_le_bytes([id[0], id[1], id[2], id[3]]));
             if !ids.eq(window.iter().copied()) {
-                return Err(self.damaged(format!("window {index} holds another text, or another tokenizer's ids")));
+                return Err(
+                    self.damaged(format!("window {index} holds another text, or another tokenizer's ids"))
+                );
             }
         }
         let mut rest = vec![0; 4 * context * (found_windows - windows.len()).min(1 << 16)];

@@ -109,6 +109,14 @@ impl Container {
         }
     }
 
+    /// Gives back the memory of what was read.
+    pub(crate) fn release(&self) {
+        match &self.source {
+            Source::Gguf(file) => file.release(),
+            Source::Safetensors(files) => files.iter().for_each(|(_, map)| map.release()),
+        }
+    }
+
     /// Bytes of all files together.
     pub(crate) fn len_bytes(&self) -> u64 {
         match &self.source {

@@ -49,7 +49,8 @@ pub fn decode(context: &Context, flags: &BenchInference) -> Result<()> {
         Ok(sequence)
     })?;
     let kept = flags.depth as f64 + (tokens as f64 + 1.0) / 2.0;
-    let bytes = bench.engine.bytes_read_per_token() as f64 + kept * bench.engine.cache_bytes_per_token() as f64;
+    let bytes =
+        bench.engine.bytes_read_per_token() as f64 + kept * bench.engine.cache_bytes_per_token() as f64;
     let figures = Figures {
         name: "decode",
         tokens,
@@ -99,8 +100,9 @@ impl Bench {
             ..load::options(&flags.load)
         };
         let begun = Instant::now();
-        let engine = Engine::load(&flags.model, device.clone(), options, load::loading(context, &flags.load)?)
-            .with_context(|| format!("{}", flags.model.display()))?;
+        let engine =
+            Engine::load(&flags.model, device.clone(), options, load::loading(context, &flags.load)?)
+                .with_context(|| format!("{}", flags.model.display()))?;
         let loaded = begun.elapsed();
         let limits = Limits { arithmetic: 0.0, bandwidth: 0.0 };
         let mut bench = Bench { engine, device, depth: flags.depth, loaded, limits, next_id: 0 };
@@ -164,7 +166,13 @@ impl Bench {
         4.0 * pairs * (config.layers * config.heads * config.head_dim) as f64
     }
 
-    fn report(&self, context: &Context, flags: &BenchInference, runs: &[f64], figures: Figures) -> Result<()> {
+    fn report(
+        &self,
+        context: &Context,
+        flags: &BenchInference,
+        runs: &[f64],
+        figures: Figures,
+    ) -> Result<()> {
         let (median, best) = (runs[runs.len() / 2], runs[0]);
         let [before, after] = figures.limits;
         let limit = before.max(after);

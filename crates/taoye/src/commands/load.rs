@@ -33,7 +33,9 @@ pub fn options(flags: &LoadFlags) -> Options {
 fn cache_folder() -> Option<PathBuf> {
     let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let cache = || set("XDG_CACHE_HOME").or_else(|| std::env::home_dir().map(|home| home.join(".cache")));
-    set(CACHE_VARIABLE).or_else(|| cache().map(|cache| cache.join("taoye"))).map(|folder| folder.join("packed"))
+    set(CACHE_VARIABLE)
+        .or_else(|| cache().map(|cache| cache.join("taoye")))
+        .map(|folder| folder.join("packed"))
 }
 
 fn block_type(name: &str) -> Result<BlockType> {

@@ -47,11 +47,19 @@ pub fn run(context: &Context, flags: &EvalPerplexity) -> Result<()> {
     progress.finish();
     let mut report = format!(
         "perplexity {:.4} ± {:.4} ({:.4} bits a token) on {} tokens in {} windows of {}",
-        found.perplexity, found.standard_error, found.bits_per_token, found.tokens, found.windows, flags.window
+        found.perplexity,
+        found.standard_error,
+        found.bits_per_token,
+        found.tokens,
+        found.windows,
+        flags.window
     );
     let bytes_per_token = text.len() as f64 / ids.len() as f64;
     let bits_per_byte = found.bits_per_token / bytes_per_token;
-    let _ = write!(report, "\n{bits_per_byte:.4} bits per byte, at the text's {bytes_per_token:.3} bytes a token");
+    let _ = write!(
+        report,
+        "\n{bits_per_byte:.4} bits per byte, at the text's {bytes_per_token:.3} bytes a token"
+    );
     if let Some(found) = &found.divergence {
         let _ = write!(
             report,
