@@ -17,12 +17,12 @@ pub struct ActivationBlock {
 }
 
 /// Quantises 32 activations: the scale is the largest magnitude / 127, the integers are the values times
-/// 127 / the largest magnitude, rounded to nearest even. Where the largest is more than four times the root mean square
+/// 127 / the largest magnitude, rounded to nearest even. Where the square of the largest is more than thirty times the mean square
 /// of the integers, what is left (value − scale · integer, rounded once) is quantised in the same way as a second part.
 pub fn quantize_block(values: &[f32; BLOCK]) -> (ActivationBlock, Option<ActivationBlock>) {
     let first = quantize_part(values);
     let squares: i32 = first.quants.iter().map(|quant| quant * quant).sum();
-    if squares == 0 || 127 * 127 * 32 <= 16 * squares {
+    if squares == 0 || 127 * 127 * 32 <= 30 * squares {
         return (first, None);
     }
     let rest: [f32; BLOCK] =
