@@ -2,7 +2,7 @@
 //! Knows bytes and symbols; must not know text, ids, special tokens or files.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::BinaryHeap;
 
 use crate::train::Pair;
 use crate::trie::{NO_TOKEN, Trie};
@@ -74,7 +74,7 @@ impl Merges {
     /// same merges happen among them as long as none crosses their border. Such symbols and their rules are left out.
     pub(crate) fn new(merges: &[Merge]) -> (Merges, Vec<u32>) {
         let rules = Rules::new(merges.to_vec());
-        let mut made = made_in_order(&rules).unwrap_or_else(|| made_by_queue(&rules));
+        let mut made = made_alone(&rules);
         made.sort_unstable_by_key(|(symbol, part)| (part.rank, *symbol));
         let mut numbers = vec![NO_SYMBOL; rules.symbols()];
         let mut names: Vec<u32> = (0..256).collect();
@@ -176,58 +176,59 @@ impl Merges {
     }
 }
 
-/// Of each symbol that its own bytes merge to: its number, and the last of these merges. `None` where a rule goes before the
-/// one that makes its part, so that one pass over the rules does not tell.
-fn made_in_order(rules: &Rules) -> Option<Vec<(u32, Part)>> {
-    let mut parts = vec![None; rules.symbols()];
-    let mut waits_for = vec![false; rules.symbols()];
+/// Of each symbol that its own bytes merge to: its number, and the last of these merges.
+fn made_alone(rules: &Rules) -> Vec<(u32, Part)> {
+    let mut parts: Vec<Option<Part>> = vec![None; rules.symbols()];
     let mut made = Vec::with_capacity(rules.rules.len());
     for rule in &rules.rules {
-        let known = |symbol: u32| -> Option<u32> {
-            if symbol < 256 { Some(0) } else { parts[symbol as usize].map(|part: Part| part.rank + 1) }
-        };
-        let (left, right) = rule.pair;
-        let is_ready = |after: Option<u32>| after.is_some_and(|after| after <= rule.rank);
-        if !is_ready(known(left)) || !is_ready(known(right)) {
-            waits_for[left as usize] |= !is_ready(known(left));
-            waits_for[right as usize] |= !is_ready(known(right));
-            continue;
-        }
-        let part_of = |symbol: u32| parts[symbol as usize];
-        if parts[rule.made as usize].is_none() && rules.meet(rule.pair, &part_of) {
-            parts[rule.made as usize] = Some(Part { pair: rule.pair, rank: rule.rank });
-            made.push((rule.made, Part { pair: rule.pair, rank: rule.rank }));
+        let is_ready =
+            |symbol: u32| symbol < 256 || parts[symbol as usize].is_some_and(|part| part.rank < rule.rank);
+        if is_ready(rule.pair.0)
+            && is_ready(rule.pair.1)
+            && parts[rule.made as usize].is_none()
+            && rules.meet(rule.pair, &|symbol| parts[symbol as usize])
+        {
+            let part = Part { pair: rule.pair, rank: rule.rank };
+            parts[rule.made as usize] = Some(part);
+            made.push((rule.made, part));
         }
     }
-    let is_late = made.iter().any(|(symbol, _)| waits_for[*symbol as usize]);
-    (!is_late).then_some(made)
+    // What is left may still be made by a rule that goes before the one that makes its part: merging its bytes tells.
+    let mut scratch = Scratch::default();
+    let mut tried = vec![false; parts.len()];
+    loop {
+        let known = made.len();
+        for rule in &rules.rules {
+            let is_made = |symbol: u32| symbol < 256 || parts[symbol as usize].is_some();
+            let made_before = tried[rule.made as usize] || is_made(rule.made);
+            if made_before || !is_made(rule.pair.0) || !is_made(rule.pair.1) {
+                continue;
+            }
+            tried[rule.made as usize] = true;
+            let bytes = bytes_of(rule.pair, &parts);
+            let last = rules.merge_by_queue(&bytes, &mut scratch);
+            if let Some(last) = last.filter(|_| scratch.word == [rule.made]) {
+                let part = Part { pair: last.pair, rank: last.rank };
+                parts[rule.made as usize] = Some(part);
+                made.push((rule.made, part));
+            }
+        }
+        if made.len() == known {
+            return made;
+        }
+    }
 }
 
-/// [`made_in_order`] for any rules, by merging the bytes of each symbol.
-fn made_by_queue(rules: &Rules) -> Vec<(u32, Part)> {
-    let mut scratch = Scratch::default();
-    let mut bytes_of: HashMap<u32, Vec<u8>> = (0..256).map(|byte| (byte, vec![byte as u8])).collect();
-    // Rules may come before those that make their parts, so they are gone through until nothing new is named.
-    let mut left_over: Vec<Merge> = rules.rules.clone();
-    loop {
-        let before = left_over.len();
-        left_over.retain(|rule| {
-            let (left, right) = rule.pair;
-            let (Some(left), Some(right)) = (bytes_of.get(&left), bytes_of.get(&right)) else { return true };
-            let bytes = [&left[..], right].concat();
-            bytes_of.entry(rule.made).or_insert(bytes);
-            false
-        });
-        if left_over.len() == before {
-            break;
+/// The bytes that two symbols are made of.
+fn bytes_of(pair: Pair, parts: &[Option<Part>]) -> Vec<u8> {
+    let (mut bytes, mut open) = (Vec::new(), vec![pair.1, pair.0]);
+    while let Some(symbol) = open.pop() {
+        match parts[symbol as usize] {
+            Some(part) => open.extend([part.pair.1, part.pair.0]),
+            None => bytes.push(symbol as u8),
         }
     }
-    let made = bytes_of.into_iter().filter(|(symbol, _)| *symbol >= 256);
-    let made = made.filter_map(|(symbol, bytes)| {
-        let last = rules.merge_by_queue(&bytes, &mut scratch)?;
-        (scratch.word == [symbol]).then_some((symbol, Part { pair: last.pair, rank: last.rank }))
-    });
-    made.collect()
+    bytes
 }
 
 /// Appends the bytes of the symbols from 256 on, each made of two that may stand anywhere.

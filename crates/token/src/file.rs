@@ -9,6 +9,7 @@ use crate::chat::CHATML;
 use crate::error::{Error, Result};
 use crate::pretoken::pattern;
 use crate::read::byte_letters;
+use crate::sentencepiece::ModelFile;
 use crate::tokenizer::{MESSAGE_END, MESSAGE_START, Settings, Tokenizer};
 use crate::train::Pair;
 
@@ -70,7 +71,8 @@ impl Tokenizer {
     }
 
     /// Reads a folder with a `tokenizer.json`, that file (what [`Tokenizer::save`] wrote, or what Hugging Face has of GPT-2,
-    /// SmolLM, Llama, Mistral, Qwen, Gemma, Phi, BERT and their like), or a GGUF file.
+    /// SmolLM, Llama, Mistral, Qwen, Gemma, Phi, BERT and their like) or without one but with a SentencePiece `.model`, such a
+    /// file, or a GGUF file.
     ///
     /// # Errors
     /// [`Error::Base`] when a file cannot be read, [`Error::File`] naming the part that cannot be used and what to do.
@@ -79,7 +81,14 @@ impl Tokenizer {
         if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf")) {
             return Tokenizer::from_gguf(&base::gguf::File::open(path)?);
         }
-        let path = if path.is_dir() { path.join(TOKENIZER) } else { path.to_owned() };
+        let names = [TOKENIZER, "tokenizer.model", "spiece.model"].map(|name| path.join(name));
+        let path = match names.iter().find(|path| path.exists()).unwrap_or(&names[0]) {
+            found if path.is_dir() => found.clone(),
+            _ => path.to_owned(),
+        };
+        if path.extension().is_some_and(|extension| extension == "model") {
+            return load_model(&path);
+        }
         let source = base::fs::read_text(&path)?;
         let directory = path.parent().unwrap_or(Path::new("."));
         let reject = |reason: String| Error::File { path: path.clone(), reason };
@@ -106,6 +115,23 @@ impl Tokenizer {
         };
         self.fingerprint.get_or_init(hash).clone()
     }
+}
+
+/// Reads a SentencePiece model and what stands beside it.
+fn load_model(path: &Path) -> Result<Tokenizer> {
+    let bytes = base::fs::read_bytes(path, base::fs::READ_TEXT_LIMIT_BYTES)?;
+    let reject = |reason: String| Error::File { path: path.to_owned(), reason };
+    let model = ModelFile::read(&bytes).map_err(reject)?;
+    let contents = model.contents().map_err(reject)?;
+    let source = Source::Other { kind: "SentencePiece", hash: base::hash::hash_bytes(&bytes) };
+    let mut tokenizer = Tokenizer::from_contents(contents, source);
+    let directory = path.parent().unwrap_or(Path::new("."));
+    let files = read_companions(directory)?;
+    tokenizer.settings = model.listed.settings("");
+    if files.iter().any(|file| file.0 == CONFIG) {
+        read_settings(&mut tokenizer, &files, directory)?;
+    }
+    Ok(tokenizer)
 }
 
 /// The text of `tokenizer.json` for what training learnt: ids are the bytes, the merges, then the special tokens.

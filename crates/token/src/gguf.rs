@@ -7,6 +7,7 @@ use std::collections::{HashMap, HashSet};
 use base::gguf::File;
 
 use crate::added::AddedToken;
+use crate::charsmap::Charsmap;
 use crate::chat::CHATML;
 use crate::decode::Joins;
 use crate::error::{Error, Result};
@@ -18,6 +19,7 @@ use crate::pretokenizers::PreTokenizer;
 use crate::read::{Contents, ID_MAX, Reason, bert_steps, byte_level, byte_of, spelt_bytes, with_whole_words};
 use crate::split::{Borders, SPACE_MARK, Splitter};
 use crate::tokenizer::{MESSAGE_END, MESSAGE_START, Settings, Tokenizer};
+use crate::unigram::{Unigram, Unknown};
 use crate::vocabulary::{Model, NO_ID, Vocabulary};
 use crate::words::Words;
 
@@ -51,8 +53,8 @@ const USER_DEFINED: i32 = 4;
 const BYTE: i32 = 6;
 
 impl Tokenizer {
-    /// The tokenizer in a GGUF file's metadata: `gpt2` (byte-level BPE), `llama` and `gemma4` (SentencePiece's BPE) or `bert`
-    /// (WordPiece).
+    /// The tokenizer in a GGUF file's metadata: `gpt2` (byte-level BPE), `llama` and `gemma4` (SentencePiece's BPE), `t5`
+    /// (SentencePiece's Unigram) or `bert` (WordPiece).
     ///
     /// # Errors
     /// [`Error::File`] naming the key that cannot be used.
@@ -65,21 +67,13 @@ impl Tokenizer {
         tokenizer.end_ids = listed.end_ids();
         let template = find::<&str>(file, "tokenizer.chat_template").map_err(reject)?;
         let speaks_chatml = [MESSAGE_START, MESSAGE_END].iter().all(|text| tokenizer.special(text).is_some());
-        let text = |id: Option<u32>| id.map(|id| listed.tokens[id as usize].to_owned()).unwrap_or_default();
-        let eos_token = text(listed.eos.or(listed.eot));
-        tokenizer.settings = Settings {
-            bos_token: text(listed.bos),
-            pad_token: listed.pad.map_or(eos_token.clone(), |id| text(Some(id))),
-            eos_token,
-            model_max_length: None,
-            chat_template: template.unwrap_or(if speaks_chatml { CHATML } else { "" }).to_owned(),
-        };
+        tokenizer.settings = listed.settings(template.unwrap_or(if speaks_chatml { CHATML } else { "" }));
         Ok(tokenizer)
     }
 }
 
 /// What the file lists.
-struct Listed<'a> {
+pub(crate) struct Listed<'a> {
     kind: &'a str,
     tokens: Vec<&'a str>,
     types: Vec<i32>,
@@ -91,6 +85,23 @@ struct Listed<'a> {
     separator: Option<u32>,
     pad: Option<u32>,
     cls: Option<u32>,
+}
+
+/// The ids of special tokens, negative for none.
+pub(crate) struct Ends {
+    pub unknown: i32,
+    pub bos: i32,
+    pub eos: i32,
+    pub pad: i32,
+}
+
+/// What SentencePiece does to a text first.
+pub(crate) struct Spaces {
+    /// Does a space stand before a text?
+    pub prepends: bool,
+    /// Are spaces at the ends and repeated ones left out?
+    pub collapses: bool,
+    pub charsmap: Option<Charsmap>,
 }
 
 /// A key's value; a value of another type is the error.
@@ -149,29 +160,95 @@ impl<'a> Listed<'a> {
         })
     }
 
+    /// What a SentencePiece model lists; `kind` is the name that GGUF files have for it.
+    pub(crate) fn of_model(
+        kind: &'a str,
+        tokens: Vec<&'a str>,
+        types: Vec<i32>,
+        ends: Ends,
+    ) -> Reason<Listed<'a>> {
+        if tokens.is_empty() || tokens.len() as u64 > ID_MAX {
+            return Err(format!("it has {} pieces, expected 1 to {ID_MAX}", tokens.len()));
+        }
+        let id = |id: i32| u32::try_from(id).ok().filter(|&id| (id as usize) < tokens.len());
+        let (unknown, bos, eos, pad) = (id(ends.unknown), id(ends.bos), id(ends.eos), id(ends.pad));
+        let (eot, eom, separator, cls) = (None, None, None, None);
+        Ok(Listed { kind, tokens, types, bos, eos, eot, eom, unknown, separator, pad, cls })
+    }
+
+    /// The texts of the tokens that begin and end texts, and of the one that fills batches.
+    pub(crate) fn settings(&self, chat_template: &str) -> Settings {
+        let text = |id: Option<u32>| id.map(|id| self.tokens[id as usize].to_owned()).unwrap_or_default();
+        let eos_token = text(self.eos.or(self.eot));
+        Settings {
+            bos_token: text(self.bos),
+            pad_token: self.pad.map_or(eos_token.clone(), |id| text(Some(id))),
+            eos_token,
+            model_max_length: None,
+            chat_template: chat_template.to_owned(),
+        }
+    }
+
     fn contents(&self, file: &File) -> Reason<Contents> {
         match self.kind {
-            "llama" => self.by_scores(file),
+            "llama" | "t5" => {
+                let scores = find::<Vec<f32>>(file, "tokenizer.ggml.scores")?;
+                let scores = scores.unwrap_or_else(|| vec![0.0; self.tokens.len()]);
+                same_length("tokenizer.ggml.scores", scores.len(), self.tokens.len())?;
+                let contents = self.by_scores(&scores, &self.spaces(file)?)?;
+                self.enclose(file, (self.kind == "llama", self.kind == "t5"), contents)
+            }
             "gpt2" | "gemma4" => self.by_merges(file),
             "bert" => self.by_words(file),
             other => Err(format!(
-                "tokenizer.ggml.model is {other:?}, which is not supported; supported are \"gpt2\", \"llama\", \"gemma4\" and \
-                 \"bert\""
+                "tokenizer.ggml.model is {other:?}, which is not supported; supported are \"gpt2\", \"llama\", \"gemma4\", \
+                 \"t5\" and \"bert\""
             )),
         }
     }
 
-    fn by_scores(&self, file: &File) -> Reason<Contents> {
-        let scores = find::<Vec<f32>>(file, "tokenizer.ggml.scores")?;
-        let scores = scores.unwrap_or_else(|| vec![0.0; self.tokens.len()]);
-        same_length("tokenizer.ggml.scores", scores.len(), self.tokens.len())?;
+    fn spaces(&self, file: &File) -> Reason<Spaces> {
+        let is_unigram = self.kind == "t5";
+        let key = "tokenizer.ggml.precompiled_charsmap";
+        let charsmap = match find::<base::gguf::Array<'_>>(file, key)?.filter(|_| is_unigram) {
+            None => None,
+            Some(array) => {
+                // The bytes stand there as u8 or as i8.
+                let bytes = array.iter().map(|byte| byte.integer().map(|byte| byte as u8));
+                let bytes: Option<Vec<u8>> = bytes.collect();
+                Some(bytes.and_then(|bytes| Charsmap::new(&bytes)).ok_or(format!("{key} is damaged"))?)
+            }
+        };
+        let flag = |name: &str| find::<bool>(file, &format!("tokenizer.ggml.{name}"));
+        Ok(Spaces {
+            prepends: flag("add_space_prefix")?.unwrap_or(!is_unigram),
+            collapses: is_unigram && flag("remove_extra_whitespaces")?.unwrap_or(false),
+            charsmap,
+        })
+    }
+
+    /// A SentencePiece vocabulary with a score for each token, of merges or of probabilities.
+    pub(crate) fn by_scores(&self, scores: &[f32], spaces: &Spaces) -> Reason<Contents> {
         let tokens = self.mergeable();
-        let merging = Merging::Scores(tokens.iter().map(|(_, id)| scores[*id as usize]).collect());
-        let adds_space = find::<bool>(file, "tokenizer.ggml.add_space_prefix")?.unwrap_or(true);
-        let mut contents = self.plain_contents(tokens, merging)?;
-        contents.normalizer = Normalizer::new(marking_steps(adds_space));
-        contents.joins = if adds_space { Joins::DropSpace } else { Joins::Plain };
-        self.enclose(file, (true, false), contents)
+        let mut contents = if self.kind == "t5" {
+            let scored: Vec<(&str, f64, u32)> = tokens
+                .iter()
+                .map(|(text, id)| (text.as_ref(), f64::from(scores[*id as usize]), *id))
+                .collect();
+            self.plain_contents(tokens.iter().map(|(text, _)| text.as_ref()), |bytes| {
+                let unknown = match bytes {
+                    Some(bytes) => Unknown::Bytes(Box::new(*bytes)),
+                    None => Unknown::Id(self.unknown.ok_or("it names no unknown token")?),
+                };
+                Ok(Model::Unigram(Unigram::new(&scored, unknown)))
+            })?
+        } else {
+            let merging = Merging::Scores(tokens.iter().map(|(_, id)| scores[*id as usize]).collect());
+            self.merged_contents(tokens, merging)?
+        };
+        contents.normalizer = Normalizer::new(spaces.steps());
+        contents.joins = if spaces.prepends { Joins::DropSpace } else { Joins::Plain };
+        Ok(contents)
     }
 
     fn by_merges(&self, file: &File) -> Reason<Contents> {
@@ -179,8 +256,9 @@ impl<'a> Listed<'a> {
         let pre_tokenizer = PreTokenizer::named(if self.kind == "gemma4" { "gemma4" } else { name })?;
         let pairs = self.merges(file)?;
         let contents = if pre_tokenizer.is_plain {
-            let mut contents = self.plain_contents(self.mergeable(), Merging::Pairs(pairs))?;
-            contents.normalizer = Normalizer::new(marking_steps(false));
+            let mut contents = self.merged_contents(self.mergeable(), Merging::Pairs(pairs))?;
+            contents.normalizer =
+                Normalizer::new(Spaces { prepends: false, collapses: false, charsmap: None }.steps());
             contents
         } else {
             let tokens: Vec<(&str, u32)> = self.of_types(|kind| !matches!(kind, CONTROL | UNKNOWN)).collect();
@@ -290,8 +368,27 @@ impl<'a> Listed<'a> {
         tokens.map(|(text, id)| (Cow::Borrowed(text), id)).collect()
     }
 
-    /// A vocabulary of characters, whose unknown ones are bytes.
-    fn plain_contents(&self, tokens: Vec<(Cow<'a, str>, u32)>, merging: Merging<'a>) -> Reason<Contents> {
+    /// A vocabulary of merged characters.
+    fn merged_contents(&self, tokens: Vec<(Cow<'a, str>, u32)>, merging: Merging<'_>) -> Reason<Contents> {
+        let texts: Vec<Cow<'a, str>> = tokens.iter().map(|(text, _)| text.clone()).collect();
+        self.plain_contents(texts.iter().map(AsRef::as_ref), |byte_ids| {
+            let pieces = Pieces {
+                tokens,
+                merging,
+                byte_ids,
+                unknown: self.unknown.map(|id| (id, false)),
+                ignores_merges: false,
+            };
+            Ok(Model::Merged(Merged::of_characters(&pieces)))
+        })
+    }
+
+    /// A vocabulary of plain texts, whose unknown characters are bytes where there are ids for all of those.
+    fn plain_contents<'t>(
+        &self,
+        texts: impl Iterator<Item = &'t str>,
+        model: impl FnOnce(Option<&[u32; 256]>) -> Reason<Model>,
+    ) -> Reason<Contents> {
         let mut byte_ids = [NO_ID; 256];
         for (text, id) in self.of_types(|_| true) {
             if let Some(byte) = byte_of(text) {
@@ -299,14 +396,7 @@ impl<'a> Listed<'a> {
             }
         }
         let has_bytes = !byte_ids.contains(&NO_ID);
-        let borders = Borders::of(tokens.iter().map(|(text, _)| text.as_ref()));
-        let pieces = Pieces {
-            tokens,
-            merging,
-            byte_ids: has_bytes.then_some(&byte_ids),
-            unknown: self.unknown.map(|id| (id, false)),
-            ignores_merges: false,
-        };
+        let model = model(has_bytes.then_some(&byte_ids))?;
         let spelt = |text: &str, kind: i32| match kind {
             CONTROL | UNKNOWN | USER_DEFINED => None,
             _ => match byte_of(text) {
@@ -315,10 +405,10 @@ impl<'a> Listed<'a> {
             },
         };
         Ok(Contents {
-            vocabulary: self.vocabulary(Model::Merged(Merged::of_characters(&pieces)), spelt),
+            vocabulary: self.vocabulary(model, spelt),
             added: self.added(),
             normalizer: Normalizer::default(),
-            splitter: Splitter::new(Vec::new()).with_borders(borders),
+            splitter: Splitter::new(Vec::new()).with_borders(Borders::of(texts)),
             opening: Vec::new(),
             closing: Vec::new(),
             joins: Joins::Plain,
@@ -397,9 +487,18 @@ fn same_length(key: &str, found: usize, expected: usize) -> Reason<()> {
     if found == expected { Ok(()) } else { Err(format!("{key} has {found} entries for {expected} tokens")) }
 }
 
-/// Spaces become marks, with one before what begins a text.
-fn marking_steps(adds_space: bool) -> Vec<Normal> {
-    let mark = SPACE_MARK.to_string();
-    let prepend = adds_space.then(|| Normal::Prepend(mark.clone()));
-    prepend.into_iter().chain([Normal::Replace(" ".to_owned(), mark)]).collect()
+impl Spaces {
+    /// The steps; spaces become marks in the end.
+    fn steps(&self) -> Vec<Normal> {
+        let mark = SPACE_MARK.to_string();
+        let mut steps: Vec<Normal> = self.charsmap.iter().cloned().map(Normal::Charsmap).collect();
+        if self.collapses {
+            steps.push(Normal::Collapse);
+        }
+        if self.prepends {
+            steps.push(Normal::Prepend(mark.clone()));
+        }
+        steps.push(Normal::Replace(" ".to_owned(), mark));
+        steps
+    }
 }

@@ -12,6 +12,7 @@
 
 mod added;
 mod bpe;
+mod charsmap;
 mod chat;
 mod class_table;
 mod classes;
@@ -26,12 +27,15 @@ mod merged;
 mod normal;
 mod pretoken;
 mod pretokenizers;
+mod python_json;
 mod read;
+mod sentencepiece;
 mod split;
 mod template;
 mod tokenizer;
 mod train;
 mod trie;
+mod unigram;
 mod vocabulary;
 mod words;
 

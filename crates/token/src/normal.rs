@@ -10,6 +10,8 @@ use unicode_categories::UnicodeCategories;
 use unicode_normalization_alignments::char::is_combining_mark;
 use unicode_normalization_alignments::{IsNormalized, UnicodeNormalization, is_nfc_quick};
 
+use crate::charsmap::Charsmap;
+
 /// What is done to a text, step by step.
 #[derive(Default)]
 pub(crate) struct Normalizer {
@@ -36,6 +38,10 @@ pub(crate) enum Step {
     StripAccents,
     /// As BERT has it.
     Bert(Bert),
+    /// By SentencePiece's tables.
+    Charsmap(Charsmap),
+    /// Spaces at both ends are taken off, and of others that stand together one is left.
+    Collapse,
 }
 
 /// A normalisation form.
@@ -108,6 +114,11 @@ impl Step {
                 Cow::Owned(text.chars().filter(|&character| !is_combining_mark(character)).collect())
             }
             Step::Bert(bert) => Cow::Owned(bert.apply(&text)),
+            Step::Charsmap(charsmap) => Cow::Owned(charsmap.apply(&text)),
+            Step::Collapse => {
+                let words: Vec<&str> = text.split(' ').filter(|word| !word.is_empty()).collect();
+                Cow::Owned(words.join(" "))
+            }
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Reading `tokenizer.json`, as Hugging Face `tokenizers` writes it: byte-level and SentencePiece's byte-pair merges and
-//! WordPiece. What would make other ids than theirs is refused by name. Knows the file's format; must not know
+//! Reading `tokenizer.json`, as Hugging Face `tokenizers` writes it: byte-level and SentencePiece's byte-pair merges,
+//! WordPiece and Unigram. What would make other ids than theirs is refused by name. Knows the file's format; must not know
 //! folders, nor how text is encoded.
 
 mod model;
@@ -27,7 +27,7 @@ pub(crate) const ID_MAX: u64 = 1 << 24;
 
 /// Said of tokenizers of other kinds.
 const KINDS: &str = "what can be used is byte-level BPE (as GPT-2, Llama 3 and Qwen have it), SentencePiece's BPE (Llama 2, \
-    Mistral, Gemma, Phi-3) and WordPiece (BERT): choose a model with such a tokenizer, or train one with \
+    Mistral, Gemma, Phi-3), WordPiece (BERT) and Unigram (T5, XLM-R): choose a model with such a tokenizer, or train one with \
     `taoye tokenizer train`";
 
 /// What a tokenizer is made of.

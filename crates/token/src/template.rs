@@ -73,7 +73,7 @@ impl ChatTemplate {
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", crate::clock::strftime_now);
         environment.add_function(GENERATION, generation);
-        environment.add_filter("tojson", tojson);
+        environment.add_filter("tojson", crate::python_json::tojson);
         let source = if settings.chat_template.is_empty() { NO_TEMPLATE } else { &settings.chat_template };
         let (source, has_marks) = with_generation_calls(source);
         environment
@@ -96,6 +96,23 @@ impl ChatTemplate {
     /// [`Error::Template`] when the template refuses the messages or fails.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
         self.render_with(messages, add_generation_prompt, Marks::Hide)
+    }
+
+    /// The text that the template makes of any variables, as transformers' `render_jinja_template` gives them to it:
+    /// `messages` as in OpenAI's interface (content in parts, `tool_calls`, `reasoning_content` …), `tools`, `documents`,
+    /// `add_generation_prompt`, and whatever else the template asks for. `tools` and `documents` are none where they are not
+    /// given; the special tokens' texts are known.
+    ///
+    /// # Errors
+    /// [`Error::Template`] when the template refuses the variables or fails.
+    pub fn render_variables(&self, variables: &serde_json::Map<String, serde_json::Value>) -> Result<String> {
+        let failed = |error| Error::Template(format!("cannot render these messages: {error}"));
+        let template = self.environment.get_template(NAME).map_err(failed)?;
+        let defaults =
+            context! { tools => (), documents => (), add_generation_prompt => false, ..self.special.clone() };
+        template
+            .render(context! { ..Value::from(minijinja::value::Serde(variables)), ..defaults })
+            .map_err(failed)
     }
 
     fn render_with(&self, messages: &[Message], add_generation_prompt: bool, marks: Marks) -> Result<String> {
@@ -382,58 +399,4 @@ fn generation(state: &mut State<'_, '_>, options: Kwargs) -> std::result::Result
 
 fn raise_exception(message: String) -> std::result::Result<Value, minijinja::Error> {
     Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
-}
-
-/// `json.dumps(value, ensure_ascii=False, indent=indent, sort_keys=sort_keys)` of Python, as transformers has it.
-fn tojson(value: Value, options: Kwargs) -> std::result::Result<String, minijinja::Error> {
-    let indent: Option<usize> = options.get("indent")?;
-    let sort_keys: Option<bool> = options.get("sort_keys")?;
-    let ensure_ascii: Option<bool> = options.get("ensure_ascii")?;
-    options.assert_all_used()?;
-    let refuse = |detail: String| minijinja::Error::new(ErrorKind::BadSerialization, detail);
-    if ensure_ascii == Some(true) {
-        return Err(refuse("tojson(ensure_ascii=true) is not supported".into()));
-    }
-    let mut json = serde_json::to_value(&value).map_err(|error| refuse(error.to_string()))?;
-    if sort_keys == Some(true) {
-        json.sort_all_objects();
-    }
-    let mut out = String::new();
-    dump(&json, indent, 0, &mut out);
-    Ok(out)
-}
-
-fn dump(value: &serde_json::Value, indent: Option<usize>, depth: usize, out: &mut String) {
-    use serde_json::Value as Json;
-    let (open, close, count) = match value {
-        Json::Array(items) => ('[', ']', items.len()),
-        Json::Object(fields) => ('{', '}', fields.len()),
-        scalar => return out.push_str(&scalar.to_string()),
-    };
-    let break_line = |out: &mut String, depth: usize| {
-        if let Some(indent) = indent {
-            out.push('\n');
-            out.extend(std::iter::repeat_n(' ', indent * depth));
-        }
-    };
-    out.push(open);
-    for index in 0..count {
-        if index > 0 {
-            out.push_str(if indent.is_some() { "," } else { ", " });
-        }
-        break_line(out, depth + 1);
-        match value {
-            Json::Object(fields) => {
-                let (name, field) = fields.iter().nth(index).expect("the index is below the count");
-                out.push_str(&Json::from(name.as_str()).to_string());
-                out.push_str(": ");
-                dump(field, indent, depth + 1, out);
-            }
-            _ => dump(&value[index], indent, depth + 1, out),
-        }
-    }
-    if count > 0 {
-        break_line(out, depth);
-    }
-    out.push(close);
 }

@@ -4,6 +4,7 @@
 use crate::bpe;
 use crate::hash::hash_word;
 use crate::merged::Merged;
+use crate::unigram::{Best, Unigram};
 use crate::words::Words;
 
 /// Words up to this many bytes are remembered in the cache; longer ones seldom come again.
@@ -26,6 +27,8 @@ pub(crate) enum Model {
     Merged(Merged),
     /// The longest pieces from left to right.
     Words(Words),
+    /// The most probable pieces.
+    Unigram(Unigram),
 }
 
 /// Buffers and the word cache of one encoding thread.
@@ -35,6 +38,7 @@ pub(crate) struct Scratch {
     pub(crate) merging: bpe::Scratch,
     pub(crate) bytes: Vec<u8>,
     pub(crate) symbols: Vec<u32>,
+    pub(crate) best: Vec<Best>,
 }
 
 impl Vocabulary {
@@ -84,6 +88,7 @@ impl Vocabulary {
         match &self.model {
             Model::Merged(model) => model.append(word, scratch, ids),
             Model::Words(model) => model.append(word, ids),
+            Model::Unigram(model) => model.append(word, scratch, ids),
         }
     }
 }

@@ -1,14 +1,18 @@
-//! Tokenizers of other makers beside Hugging Face tokenizers (`fixtures/tokenizer/make_foreign_fixture.py` wrote what is
-//! expected); their folders loaded and written back; what is refused.
+//! Tokenizers of other makers beside Hugging Face tokenizers (`fixtures/tokenizer/make_foreign_fixture.py` and
+//! `make_pieces_fixture.py` wrote what is expected); their folders loaded and written back; what is refused.
 #![allow(clippy::unwrap_used)]
 
 use std::path::Path;
 
 use serde_json::{Value, json};
-use token::{CHATML, Tokenizer};
+use token::{CHATML, SpecialTokens, StreamDecoder, Tokenizer};
 
 fn fixture() -> Value {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/tokenizer/foreign.json");
+    fixture_of("foreign.json")
+}
+
+fn fixture_of(name: &str) -> Value {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/tokenizer").join(name);
     serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
 }
 
@@ -34,14 +38,20 @@ fn ids_of(value: &Value) -> Vec<u32> {
 
 #[test]
 fn ids_and_texts_of_every_kind_equal_those_of_huggingface() {
-    let fixture = fixture();
+    for file in ["foreign.json", "pieces.json"] {
+        check_kinds(&fixture_of(file));
+    }
+}
+
+fn check_kinds(fixture: &Value) {
     let texts: Vec<&str> =
         fixture["texts"].as_array().unwrap().iter().map(|text| text.as_str().unwrap()).collect();
     assert!(texts.len() > 70);
     for kind in fixture["kinds"].as_array().unwrap() {
         let tokenizer = load(&[("tokenizer.json", kind["source"].as_str().unwrap())]).unwrap();
+        let closing = if kind["closing"].is_null() { Vec::new() } else { ids_of(&kind["closing"]) };
         assert_eq!(tokenizer.opening_ids(), ids_of(&kind["opening"]), "{}", kind["name"]);
-        assert!(tokenizer.closing_ids().is_empty());
+        assert_eq!(tokenizer.closing_ids(), closing, "{}", kind["name"]);
         for (index, text) in texts.iter().enumerate() {
             let place = format!("{}: {text:?}", kind["name"]);
             let with_special = ids_of(&kind["with_special"][index]);
@@ -53,6 +63,10 @@ fn ids_and_texts_of_every_kind_equal_those_of_huggingface() {
             // Hugging Face takes the letters of an added token for bytes, which makes nonsense of some.
             if !decoded.contains('\u{fffd}') {
                 assert_eq!(tokenizer.decode(&with_special), decoded, "decoded, {place}");
+                let mut stream = StreamDecoder::new(&tokenizer, SpecialTokens::Show);
+                let mut streamed: String = with_special.iter().map(|&id| stream.push(id)).collect();
+                streamed.push_str(&stream.finish());
+                assert_eq!(streamed, decoded, "streamed, {place}");
             }
         }
         assert_eq!(tokenizer.encode_batch(&texts, 2)[5], tokenizer.encode(texts[5]));
@@ -130,9 +144,8 @@ fn what_cannot_be_used_is_refused_by_name() {
             "{message:?} lacks {expected:?}"
         );
     };
-    for kind in ["Unigram", "WordLevel"] {
-        check("/model/type", json!(kind), &format!("model.type is \"{kind}\"; what can be used"));
-    }
+    check("/model/type", json!("WordLevel"), "model.type is \"WordLevel\"; what can be used");
+    check("/model/type", json!("Unigram"), "model.vocab is no list of texts and scores");
     check("/model/type", json!("WordPiece"), "its model and its decoder are of different kinds");
     check("/model/byte_fallback", json!(true), "byte_fallback is true, which does not go with");
     check("/model/dropout", json!(0.1), "dropout is 0.1");

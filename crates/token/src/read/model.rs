@@ -12,6 +12,7 @@ use super::{ID_MAX, Ids, KINDS, Reason, Spelling, Text, byte_letters, byte_of, s
 use crate::bpe::{Merge, Merges};
 use crate::merged::{Absent, Merged, Merging, Pieces};
 use crate::split::Borders;
+use crate::unigram::{Unigram, Unknown};
 use crate::vocabulary;
 use crate::vocabulary::NO_ID;
 use crate::words::Words;
@@ -29,6 +30,8 @@ pub(super) struct Model<'a> {
 enum Kind<'a> {
     Merges(Vec<Pair<'a>>),
     Words,
+    /// A score for each token.
+    Scores(Vec<f64>),
 }
 
 impl<'a> Model<'a> {
@@ -45,6 +48,7 @@ impl<'a> Model<'a> {
             // Files of 2019 to 2021 leave the type out; only BPE has merges.
             None if kind.is_null() && raw.contains_key("merges") => Kind::Merges(read_merges(raw)?),
             Some("WordPiece") => Kind::Words,
+            Some("Unigram") => return Model::scored(raw, fields),
             _ => return Err(format!("model.type is {}; {KINDS}", shown(kind))),
         };
         let vocabulary = raw.get("vocab").map_or("null", |raw| raw.get());
@@ -55,6 +59,16 @@ impl<'a> Model<'a> {
         let model = Model { kind, vocabulary, fields };
         model.check_ids()?;
         Ok(model)
+    }
+
+    /// A Unigram model: its vocabulary is a list, each token's id its place.
+    fn scored(raw: &HashMap<&'a str, &'a RawValue>, fields: HashMap<&'a str, Value>) -> Reason<Model<'a>> {
+        let vocabulary = raw.get("vocab").map_or("null", |raw| raw.get());
+        let entries: Vec<(Text<'a>, f64)> = serde_json::from_str(vocabulary)
+            .map_err(|error| format!("model.vocab is no list of texts and scores: {}", plain(&error)))?;
+        let (texts, scores): (Vec<_>, Vec<_>) =
+            entries.into_iter().map(|(Text(text), score)| (text, score)).unzip();
+        Ok(Model { kind: Kind::Scores(scores), vocabulary: texts.into_iter().zip(0..).collect(), fields })
     }
 
     /// Tables grow with the highest id, so it may not be far beyond their number.
@@ -91,6 +105,7 @@ impl<'a> Model<'a> {
             (Kind::Words, Spelling::Words { .. }) => {
                 Ok((vocabulary::Model::Words(self.word_pieces(ids)?), None))
             }
+            (Kind::Scores(scores), Spelling::Pieces { .. }) => self.unigram(ids, scores),
             _ => Err(format!("its model and its decoder are of different kinds; {KINDS}")),
         }
     }
@@ -167,6 +182,24 @@ impl<'a> Model<'a> {
         };
         let borders = (!ignores_merges).then(|| Borders::of(ids.keys().copied())).flatten();
         Ok((vocabulary::Model::Merged(Merged::of_characters(&pieces)), borders))
+    }
+
+    fn unigram(&self, ids: &Ids<'_>, scores: &[f64]) -> Reason<(vocabulary::Model, Option<Borders>)> {
+        let unknown = self.field("unk_id");
+        let unknown = unknown.as_u64().filter(|&id| id < scores.len() as u64);
+        let unknown = unknown.ok_or_else(|| {
+            format!("model.unk_id is {}, expected the id of a token", shown(self.field("unk_id")))
+        })? as u32;
+        let byte_ids = if *self.field("byte_fallback") == true { byte_ids(ids) } else { None };
+        let tokens: Vec<(&str, f64, u32)> = self
+            .vocabulary
+            .iter()
+            .zip(scores)
+            .map(|((text, id), &score)| (text.as_ref(), score, *id))
+            .collect();
+        let unknown = byte_ids.map_or(Unknown::Id(unknown), |ids| Unknown::Bytes(Box::new(ids)));
+        let borders = Borders::of(ids.keys().copied());
+        Ok((vocabulary::Model::Unigram(Unigram::new(&tokens, unknown)), borders))
     }
 
     fn word_pieces(&self, ids: &Ids<'_>) -> Reason<Words> {

@@ -5,6 +5,7 @@ use fancy_regex::{Regex, RegexBuilder};
 use serde_json::Value;
 
 use super::{KINDS, Reason, Spelling, shown};
+use crate::charsmap::Charsmap;
 use crate::decode::Joins;
 use crate::normal::{self, Bert, Form, Normalizer};
 use crate::pretoken::Scanner;
@@ -41,6 +42,11 @@ fn add_normal_steps(value: &Value, steps: &mut Vec<normal::Step>) -> Reason<()> 
             }
         },
         Some("Strip") => normal::Step::Strip { left: is_on("strip_left"), right: is_on("strip_right") },
+        Some("Precompiled") => {
+            let bytes = from_base64(value["precompiled_charsmap"].as_str().unwrap_or_default());
+            let charsmap = bytes.and_then(|bytes| Charsmap::new(&bytes));
+            normal::Step::Charsmap(charsmap.ok_or("normalizer.precompiled_charsmap is damaged")?)
+        }
         Some("Lowercase") => normal::Step::Lowercase,
         Some("StripAccents") => normal::Step::StripAccents,
         Some("BertNormalizer") => normal::Step::Bert(Bert {
@@ -278,4 +284,26 @@ pub(super) fn decoder(value: &Value) -> Reason<(Spelling, Joins)> {
             if kinds.is_empty() { Err(bad()) } else { Ok((Spelling::Pieces { replace, has_bytes }, joins)) }
         }
     }
+}
+
+/// The bytes of a text in base 64 (RFC 4648, section 4); `None` where it is not one.
+fn from_base64(text: &str) -> Option<Vec<u8>> {
+    let (mut bytes, mut bits, mut count) = (Vec::with_capacity(text.len() / 4 * 3), 0u32, 0);
+    for letter in text.trim_end_matches('=').bytes() {
+        let value = match letter {
+            b'A'..=b'Z' => letter - b'A',
+            b'a'..=b'z' => letter - b'a' + 26,
+            b'0'..=b'9' => letter - b'0' + 52,
+            b'+' => 62,
+            b'/' => 63,
+            _ => return None,
+        };
+        bits = bits << 6 | u32::from(value);
+        count += 6;
+        if count >= 8 {
+            count -= 8;
+            bytes.push((bits >> count) as u8);
+        }
+    }
+    Some(bytes)
 }
