@@ -4,7 +4,7 @@
 use model::Config;
 use tensor::AlignedBuffer;
 use tensor::kernels::attention::{PageLayout, PagedBatch, PagedRows, attention_paged, store_rows};
-use tensor::{Exec, Heads};
+use tensor::{Attention, Exec, Heads};
 
 use crate::PagePool;
 
@@ -39,12 +39,12 @@ impl Cache {
     }
 
     /// Writes the keys and values of fused rows `qkv` (rows, (heads + 2·kv_heads)·head_dim) into the pages of
-    /// their sequences, then lets each row attend over its sequence up to itself: `out` (rows,
+    /// their sequences, then lets each row attend over what it sees of its sequence: `out` (rows,
     /// heads·head_dim).
     pub fn attend<'a>(
         &'a mut self,
         exec: Exec<'_>,
-        layer: usize,
+        (layer, attention): (usize, Attention),
         (qkv, out): (&'a [f32], &mut [f32]),
         (sequences, sequence): (usize, &'a (dyn Fn(usize) -> PagedRows<'a> + Sync)),
     ) {
@@ -53,7 +53,7 @@ impl Cache {
         for index in 0..sequences {
             store_rows(layout, &mut self.elements[layer.clone()], qkv, sequence(index));
         }
-        let batch = PagedBatch { qkv, layout, pages: &self.elements[layer], sequences, sequence };
+        let batch = PagedBatch { qkv, layout, attention, pages: &self.elements[layer], sequences, sequence };
         attention_paged(exec, batch, out);
     }
 }

@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 use base::progress::{Output, format_bytes};
 use model::{Config, Decoder, Layout, ModelFile, Parameters};
 use tensor::Device;
-use tensor::kernels::{RotaryTable, log_softmax};
+use tensor::kernels::log_softmax;
 use tensor::quant::{BlockType, QuantRows};
 
 use crate::cache::Cache;
 use crate::forward::{Forward, Span};
+use crate::rotary::Rotary;
 use crate::weights::{Plan, RepackCache, Weights};
 use crate::{Chunk, Error, PagePool, Request, Result, Sequence};
 
@@ -87,7 +88,7 @@ pub struct Engine {
     weights: Weights,
     cache: Cache,
     pool: PagePool,
-    rotary: RotaryTable,
+    rotary: Rotary,
     options: Options,
     /// What the last step left, kept for its room: where each chunk's rows lie, each row's id and position,
     /// and the logits (rows, vocabulary).
@@ -135,6 +136,9 @@ impl Engine {
 
     fn with_weights(decoder: Decoder, weights: Weights, device: Device, options: Options) -> Result<Self> {
         let config = decoder.config();
+        if !config.causal {
+            return Err(Error::IsAnEncoder { family: config.family.model_type() });
+        }
         if let Some(asked_tokens) = options.context_tokens.filter(|&asked| asked > config.max_positions) {
             return Err(Error::ContextTooLong { asked_tokens, context_tokens: config.max_positions });
         }
@@ -143,7 +147,7 @@ impl Engine {
         let max_pages = options.max_pages.unwrap_or_else(|| default_pages(wanted, &options, page_bytes));
         let pool = PagePool::new(max_pages, options.page_tokens);
         let cache = Cache::new(config, &pool);
-        let rotary = decoder.rotary_table(wanted);
+        let rotary = Rotary::new(&decoder);
         let (spans, ids, positions, logits) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let quantized = QuantRows::new();
         Ok(Self {
@@ -216,9 +220,10 @@ impl Engine {
         Cache::page_bytes(self.config(), self.options.page_tokens) / self.options.page_tokens
     }
 
-    /// An empty sequence with room for `tokens` ids; it takes pages of the cache as steps fill it.
+    /// An empty sequence with room for `tokens` ids; it takes pages of the cache as steps fill it. Some rope scalings
+    /// turn the positions of a sequence by other angles where it may become longer than those of the first training.
     pub fn sequence(&self, tokens: usize) -> Sequence {
-        Sequence::new(&self.pool, tokens)
+        Sequence::new(&self.pool, self.rotary.of(&self.decoder, tokens), tokens)
     }
 
     /// Computes the next `rows` ids of each chunk in one forward pass: writes their keys and values to the
@@ -237,8 +242,7 @@ impl Engine {
         let mut forward = Forward {
             device: &self.device,
             weights: &self.weights,
-            cache: &mut self.cache,
-            rotary: &self.rotary,
+            cache: Some(&mut self.cache),
             chunks,
             spans: &self.spans,
             positions: &self.positions,
@@ -247,7 +251,7 @@ impl Engine {
         self.logits.clear();
         if !self.ids.is_empty() {
             let hidden = self.decoder.forward(&mut forward, &self.ids); // (rows, width)
-            forward.logits(&hidden, self.decoder.head(), &mut self.logits);
+            forward.logits(&hidden, self.decoder.output(), &mut self.logits);
         }
         for chunk in chunks {
             chunk.sequence.advance(chunk.rows);

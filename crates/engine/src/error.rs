@@ -19,6 +19,41 @@ pub enum Error {
         /// The most ids that a sequence may hold.
         context_tokens: usize,
     },
+    /// A document that is longer than an encoder's context.
+    #[error(
+        "the document's {tokens} tokens exceed the model's context of {context_tokens} tokens; split it into shorter ones"
+    )]
+    DocumentLength {
+        /// Ids of the document.
+        tokens: usize,
+        /// The most ids that a document may have.
+        context_tokens: usize,
+    },
+    /// A model that computes embeddings was asked to continue a text.
+    #[error("a model of the family `{family}` is an encoder: it makes embeddings and continues no text; use `taoye embed`")]
+    IsAnEncoder {
+        /// The family.
+        family: &'static str,
+    },
+    /// A model that continues texts was asked for embeddings.
+    #[error(
+        "{}: a model of the family `{family}` is no encoder; embeddings are made by models of the family `bert`",
+        path.display()
+    )]
+    NotAnEncoder {
+        /// The model.
+        path: std::path::PathBuf,
+        /// The family.
+        family: &'static str,
+    },
+    /// An encoder whose rows are pooled in a way that is not supported.
+    #[error("{}: rows are pooled by `{mode}`; supported are the mean and the first token", path.display())]
+    Pooling {
+        /// The model.
+        path: std::path::PathBuf,
+        /// What its files ask for.
+        mode: String,
+    },
     /// A prompt without a single id predicts nothing.
     #[error("the prompt holds no tokens; give at least one id to continue from")]
     EmptyPrompt,

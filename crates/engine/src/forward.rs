@@ -1,10 +1,15 @@
 //! The decoder's operations, forward only: packed weights, activations from the device's recycler, attention
 //! over pages. Knows neither the model's structure nor what the rows mean.
 
+use std::ops::Range;
+use std::sync::Arc;
+
 use tensor::kernels::attention::PagedRows;
-use tensor::kernels::{self, RotaryTable};
+use tensor::kernels::{self, AttentionBatch};
 use tensor::quant::QuantRows;
-use tensor::{Device, Heads, Ops, QkNorm, Tensor, Weight};
+use tensor::{
+    Activation, Attention, Device, Experts, Head, Heads, Mask, Norm, NormKind, Ops, QkNorm, Tensor, Weight,
+};
 
 use crate::cache::Cache;
 use crate::weights::Weights;
@@ -30,7 +35,7 @@ pub(crate) struct Activations {
 }
 
 impl Activations {
-    fn data(&self) -> &[f32] {
+    pub fn data(&self) -> &[f32] {
         &self.buffer.data()[..self.rows * self.buffer.width()]
     }
 
@@ -44,8 +49,8 @@ impl Activations {
 pub(crate) struct Forward<'a> {
     pub device: &'a Device,
     pub weights: &'a Weights,
-    pub cache: &'a mut Cache,
-    pub rotary: &'a RotaryTable,
+    /// The pages; an encoder has none.
+    pub cache: Option<&'a mut Cache>,
     pub chunks: &'a [Chunk],
     pub spans: &'a [Span],
     /// The position of each row in its sequence, (rows).
@@ -65,8 +70,18 @@ impl Forward<'_> {
         self.weights.product(self.device.exec(), (x, rows), w, (out, self.quantized));
     }
 
+    /// Attention of rows that see all rows of their span.
+    fn attend_whole(&self, qkv: &[f32], heads: Heads, attention: Attention, out: &mut [f32]) {
+        let documents: Vec<Range<usize>> =
+            self.spans.iter().map(|span| span.row..span.row + span.rows).collect();
+        let mut log_sums = self.room(qkv.len() / heads.fused_width(), heads.heads);
+        let batch = AttentionBatch { qkv, documents: &documents, heads, attention };
+        kernels::attention_forward(self.device.exec(), batch, out, log_sums.data_mut());
+    }
+
     /// The logits of the rows that the chunks ask for: hidden rows (rows, width) → (logit rows, vocabulary).
-    pub fn logits(&mut self, hidden: &Activations, head: Weight, logits: &mut Vec<f32>) {
+    pub fn logits(&mut self, hidden: &Activations, head: Head, logits: &mut Vec<f32>) {
+        let Head { weight: head, soft_cap } = head;
         let rows: usize = self.chunks.iter().map(Chunk::logit_rows).sum();
         logits.resize(rows * head.rows, 0.0);
         if rows == 0 {
@@ -87,6 +102,9 @@ impl Forward<'_> {
             }
         }
         self.product(chosen.data(), rows, head, logits);
+        if let Some(cap) = soft_cap {
+            kernels::soft_cap(self.device.exec(), cap, logits);
+        }
     }
 }
 
@@ -99,9 +117,35 @@ impl Ops for Forward<'_> {
         out
     }
 
-    fn rms_norm(&mut self, x: &Activations, gain: Weight, eps: f32) -> Activations {
-        let mut out = self.room(x.rows, gain.cols);
-        kernels::rms_norm(self.device.exec(), x.data(), &self.weights.plain(gain), eps, out.data_mut());
+    fn add_positions(&mut self, mut x: Activations, table: Weight) -> Activations {
+        let mut rows = self.room(x.rows, table.cols);
+        let exec = self.device.exec();
+        self.weights.look_up(exec, table, self.positions, rows.data_mut());
+        kernels::add_into(exec, rows.data(), x.data_mut());
+        x
+    }
+
+    fn add_bias(&mut self, mut x: Activations, bias: Weight) -> Activations {
+        kernels::add_bias(self.device.exec(), x.data_mut(), &self.weights.plain(bias));
+        x
+    }
+
+    fn scale(&mut self, mut x: Activations, factor: f32) -> Activations {
+        kernels::scale(self.device.exec(), factor, x.data_mut());
+        x
+    }
+
+    fn norm(&mut self, x: &Activations, norm: Norm) -> Activations {
+        let mut out = self.room(x.rows, norm.gain.cols);
+        let (exec, gain, eps) = (self.device.exec(), self.weights.plain(norm.gain), norm.eps);
+        match norm.kind {
+            NormKind::Rms => kernels::rms_norm(exec, x.data(), &gain, eps, out.data_mut()),
+            NormKind::Layer => {
+                let bias = self.weights.plain(norm.bias.expect("a layer norm has a bias"));
+                let norm = kernels::LayerNorm { gain: &gain, bias: &bias, eps };
+                kernels::layer_norm(exec, x.data(), norm, out.data_mut());
+            }
+        }
         out
     }
 
@@ -122,27 +166,63 @@ impl Ops for Forward<'_> {
         out
     }
 
-    fn rotary(&mut self, mut qkv: Activations, heads: Heads) -> Activations {
-        kernels::rotary(self.device.exec(), qkv.data_mut(), self.positions, self.rotary, heads);
+    fn rotary(&mut self, mut qkv: Activations, heads: Heads, table: usize) -> Activations {
+        let of = |index: usize| &self.chunks[index].sequence.rotary;
+        let mut first = 0;
+        while first < self.spans.len() {
+            // Spans that are turned by the same angles, most often all.
+            let same = (first..self.spans.len()).take_while(|index| Arc::ptr_eq(of(*index), of(first)));
+            let next = first + same.count();
+            let end = self.spans.get(next).map_or(qkv.rows, |span| span.row);
+            let rows = self.spans[first].row..end;
+            let width = heads.fused_width();
+            let part = &mut qkv.data_mut()[rows.start * width..rows.end * width];
+            kernels::rotary(self.device.exec(), part, &self.positions[rows], &of(first)[table], heads);
+            first = next;
+        }
         qkv
     }
 
-    fn attend(&mut self, qkv: Activations, heads: Heads, layer: usize) -> Activations {
+    fn attend(&mut self, qkv: Activations, heads: Heads, attention: Attention, layer: usize) -> Activations {
         let mut out = self.room(qkv.rows, heads.out_width());
         let (chunks, spans) = (self.chunks, self.spans);
         let sequence = |index: usize| {
             let Span { row, rows, first_position, .. } = spans[index];
             PagedRows { row, rows, first_position, pages: chunks[index].sequence.pages.pages() }
         };
-        debug_assert_eq!(heads, self.cache.heads(), "one decoder has one division into heads");
         let exec = self.device.exec();
-        self.cache.attend(exec, layer, (qkv.data(), out.data_mut()), (spans.len(), &sequence));
+        if attention.mask == Mask::Whole {
+            self.attend_whole(qkv.data(), heads, attention, out.data_mut());
+            return out;
+        }
+        let cache = self.cache.as_mut().expect("a decoder has pages");
+        debug_assert_eq!(heads, cache.heads(), "one decoder has one division into heads");
+        let layer = (layer, attention);
+        cache.attend(exec, layer, (qkv.data(), out.data_mut()), (spans.len(), &sequence));
         out
     }
 
-    fn swiglu(&mut self, gate_up: Activations) -> Activations {
+    fn gated(&mut self, gate_up: Activations, activation: Activation) -> Activations {
         let mut out = self.room(gate_up.rows, gate_up.buffer.width() / 2);
-        kernels::swiglu(self.device.exec(), gate_up.data(), gate_up.rows, out.data_mut());
+        kernels::gated(self.device.exec(), gate_up.data(), activation, gate_up.rows, out.data_mut());
+        out
+    }
+
+    fn activate(&mut self, x: Activations, activation: Activation) -> Activations {
+        let mut out = self.room(x.rows, x.buffer.width());
+        kernels::activate(self.device.exec(), x.data(), activation, out.data_mut());
+        out
+    }
+
+    fn experts(&mut self, x: &Activations, experts: Experts) -> Activations {
+        let mut logits = self.room(x.rows, experts.count());
+        self.product(x.data(), x.rows, experts.router, logits.data_mut());
+        let mut out = self.room(x.rows, experts.router.cols);
+        out.data_mut().fill(0.0);
+        let exec = self.device.exec();
+        let rows = kernels::ExpertRows { x: x.data(), logits: logits.data() };
+        let mut product = |x: &[f32], w: Weight, out: &mut [f32]| self.product(x, x.len() / w.cols, w, out);
+        kernels::experts(exec, experts, rows, &mut product, out.data_mut());
         out
     }
 

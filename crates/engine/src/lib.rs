@@ -8,16 +8,19 @@
 //! This crate must not know text, messages, templates or HTTP.
 
 mod cache;
+mod encoder;
 mod engine;
 mod error;
 mod forward;
 mod generate;
 mod pages;
 mod request;
+mod rotary;
 mod sampler;
 mod sequence;
 mod weights;
 
+pub use encoder::{Encoder, Pooling};
 pub use engine::{Engine, Loading, Logits, Memory, Options, Rows, WeightType};
 pub use error::{Error, Result};
 pub use generate::OnToken;

@@ -1,6 +1,7 @@
 //! One sequence's ids and the pages that hold its keys and values, and the part of it that a step computes.
 //! Knows neither the model nor sampling.
 
+use crate::rotary::Tables;
 use crate::{PagePool, PageTable};
 
 /// Ids, and how many of them the cache holds.
@@ -9,12 +10,14 @@ pub struct Sequence {
     ids: Vec<u32>,
     computed: usize,
     pub(crate) pages: PageTable,
+    /// What its positions are turned by; a page's keys are of one set.
+    pub(crate) rotary: Tables,
 }
 
 impl Sequence {
     /// A sequence without ids, with room for `tokens` of them, so that growing it that far does not allocate.
-    pub(crate) fn new(pool: &PagePool, tokens: usize) -> Self {
-        Self { ids: Vec::with_capacity(tokens), computed: 0, pages: pool.table(tokens) }
+    pub(crate) fn new(pool: &PagePool, rotary: Tables, tokens: usize) -> Self {
+        Self { ids: Vec::with_capacity(tokens), computed: 0, pages: pool.table(tokens), rotary }
     }
 
     /// All ids.
@@ -56,7 +59,7 @@ impl Sequence {
         let computed = self.computed.min(pages.tokens());
         let mut ids = Vec::with_capacity(self.ids.capacity());
         ids.extend_from_slice(&self.ids);
-        Self { ids, computed, pages }
+        Self { ids, computed, pages, rotary: self.rotary.clone() }
     }
 
     pub(crate) fn advance(&mut self, rows: usize) {

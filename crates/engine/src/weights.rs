@@ -108,8 +108,8 @@ impl Weights {
     /// A gain or a bias; what lies side by side in the flat buffer is asked for in one piece.
     pub fn plain(&self, weight: Weight) -> std::borrow::Cow<'_, [f32]> {
         let values = &self.plain[&weight.offset];
-        if values.len() == weight.len() {
-            return values.into();
+        if values.len() >= weight.len() {
+            return values[..weight.len()].into();
         }
         let mut all = Vec::with_capacity(weight.len());
         let pieces = self.plain.range(weight.range()).map(|(_, values)| values);

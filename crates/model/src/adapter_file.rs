@@ -58,6 +58,7 @@ impl Adapters {
         let object =
             value.map_err(|source| Error::Config { path: path.clone(), reason: source.to_string() })?;
         let options = options(&object).map_err(|reason| Error::Config { path, reason })?;
+        options.check_decoder(decoder).map_err(|reason| Error::Adapter { reason })?;
         let container = Container::safetensors(&[folder.join(TENSORS)]).map_err(|error| match error {
             Error::Read { path, source } => Error::ReadAdapter { path, source },
             error => error,

@@ -4,7 +4,7 @@
 //! An adapter of a matrix W (outputs, inputs) is A (rank, inputs) and B (outputs, rank); the layer then computes with
 //! W + scale · B·A. It must not know how adapters are trained, nor their files.
 
-use crate::layout::{Entry, Role};
+use crate::layout::{Entry, Mlp, Role, Storage};
 use crate::{Config, Decoder, Error, Parameters};
 use base::seed::Rng;
 use serde::{Deserialize, Serialize};
@@ -96,6 +96,26 @@ impl AdapterOptions {
         AdapterLayout::new(&Decoder::new(config.clone()), self).len()
     }
 
+    /// Refuses matrices that a decoder lacks: some families hold them fused with others, or have none.
+    ///
+    /// # Errors
+    /// A sentence that names the matrix and the family.
+    pub fn check_decoder(&self, decoder: &Decoder) -> Result<(), String> {
+        let family = decoder.config().family.model_type();
+        let lacks = |module: &&Module| {
+            let name = format!("model.layers.0.{}.weight", module.path());
+            decoder.layout().find(&name).is_none()
+        };
+        match self.target_modules.iter().find(lacks) {
+            None => Ok(()),
+            Some(module) => Err(format!(
+                "`target_modules` names `{}`, which models of the family `{family}` do not have apart; adapters of \
+                 this family are not supported yet",
+                module.name()
+            )),
+        }
+    }
+
     /// Refuses options that no adapter could have.
     ///
     /// # Errors
@@ -161,6 +181,7 @@ impl Adapters {
         seed: u64,
     ) -> Result<Adapters, Error> {
         options.check().map_err(|reason| Error::Adapter { reason })?;
+        options.check_decoder(decoder).map_err(|reason| Error::Adapter { reason })?;
         let mut adapters = Adapters::zeros(device, decoder, options);
         for (index, pair) in adapters.layout.pairs.iter().enumerate() {
             let mut rng = Rng::new(seed, FIRST_STREAM + index as u64);
@@ -249,18 +270,20 @@ impl AdapterLayout {
         let table = LowRanks::new(options.scale());
         let mut layout = AdapterLayout { entries: Vec::new(), pairs: Vec::new(), table, len: 0 };
         for (index, layer) in decoder.layout().layers.iter().enumerate() {
-            let groups: [(Weight, &[Module]); 4] = [
+            let mut groups: Vec<(Weight, &[Module])> = vec![
                 (layer.qkv, &[Module::Query, Module::Key, Module::Value]),
                 (layer.output, &[Module::Output]),
-                (layer.gate_up, &[Module::Gate, Module::Up]),
-                (layer.down, &[Module::Down]),
             ];
+            if let Mlp::Dense { gate_up, down, .. } = layer.mlp {
+                groups.push((gate_up, &[Module::Gate, Module::Up]));
+                groups.push((down, &[Module::Down]));
+            }
             for (fused, modules) in groups {
                 let adapted = modules.iter().filter(|module| options.target_modules.contains(module));
-                let named = adapted.map(|module| {
+                let named = adapted.filter_map(|module| {
                     let name = format!("model.layers.{index}.{}", module.path());
-                    let entry = decoder.layout().find(&format!("{name}.weight"));
-                    (name, entry.expect("a layer has every module").weight)
+                    let entry = decoder.layout().find(&format!("{name}.weight"))?;
+                    Some((name, entry.weight))
                 });
                 layout.add_group(fused, named.collect(), options.rank);
             }
@@ -289,7 +312,7 @@ impl AdapterLayout {
     fn entry(&mut self, matrix: &str, part: &str, rows: usize, cols: usize) -> Weight {
         let weight = Weight { offset: self.len, rows, cols };
         let name = format!("base_model.model.{matrix}.{part}.weight");
-        self.entries.push(Entry { name, weight, role: Role::Hidden });
+        self.entries.push(Entry { name, weight, role: Role::Hidden, storage: Storage::AsIs });
         self.len += weight.len();
         weight
     }

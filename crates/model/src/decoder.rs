@@ -2,10 +2,11 @@
 //!
 //! It must not know which of the two it runs on, nor any family by name.
 
-use crate::layout::LayerWeights;
+use crate::config::{NormPlace, Positions, Rope};
+use crate::layout::{LayerWeights, Mlp};
 use crate::{Config, Layout};
 use tensor::kernels::RotaryTable;
-use tensor::{Branch, Checkpoints, Ops, Weight};
+use tensor::{Branch, Checkpoints, Head, Ops, Weight};
 
 /// A decoder's structure: its configuration and where its weights lie.
 #[derive(Clone, Debug)]
@@ -30,28 +31,58 @@ impl Decoder {
 
     /// As [`Decoder::forward`], from embeddings instead of ids: (rows, width) → (rows, width).
     pub fn forward_embedded<O: Ops>(&self, ops: &mut O, mut x: O::Act) -> O::Act {
+        let layout = &self.layout;
+        if let Some(scale) = self.config.embedding_scale {
+            x = ops.scale(x, scale);
+        }
+        if let Some(row) = layout.token_type {
+            x = ops.add_bias(x, row);
+        }
+        if let Some(table) = layout.positions {
+            x = ops.add_positions(x, table);
+        }
+        if let Some(norm) = layout.embedding_norm {
+            x = ops.norm(&x, norm);
+        }
         for index in 0..self.config.layers {
             x = self.layer(ops, index, x);
         }
-        ops.rms_norm(&x, self.layout.final_norm, self.config.rms_norm_eps)
+        match layout.final_norm {
+            Some(norm) => ops.norm(&x, norm),
+            None => x,
+        }
     }
 
     /// One layer on the residual stream: (rows, width) → (rows, width).
     pub fn layer<O: Ops>(&self, ops: &mut O, index: usize, mut x: O::Act) -> O::Act {
         let weights = &self.layout.layers[index];
-        let first_weight = weights.attention_norm.offset;
-        let projections = [(weights.output, weights.output_bias), (weights.down, weights.down_bias)];
-        for (half, (projection, bias)) in projections.into_iter().enumerate() {
-            let branch = Branch { number: 2 * index + half, first_weight, projection, bias };
+        let mlp = match weights.mlp {
+            Mlp::Dense { down, down_bias, .. } => Some((down, down_bias)),
+            Mlp::Experts(_) => None,
+        };
+        let attention = Some((weights.output, weights.output_bias));
+        let halves = [(attention, weights.attention_post_norm), (mlp, weights.mlp_post_norm)];
+        let is_after_sum = self.config.norm_place == NormPlace::AfterSum;
+        for (half, (projection, norm)) in halves.into_iter().enumerate() {
+            let (of_branch, of_sum) = if is_after_sum { (None, norm) } else { (norm, None) };
+            let number = 2 * index + half;
+            let branch = Branch { number, first_weight: weights.first, projection, norm: of_branch };
             x = ops.branch(branch, x, &|ops, number, x| self.branch(ops, number, x));
+            if let Some(norm) = of_sum {
+                x = ops.norm(&x, norm);
+            }
         }
         x
     }
 
     /// What branch `number` of the residual stream, two a layer, computes before its projection: attention, (rows,
-    /// width) → (rows, heads·head_dim), or the gated activation, (rows, width) → (rows, ffn).
+    /// width) → (rows, heads·head_dim), or the activation, (rows, width) → (rows, ffn), or all that experts do,
+    /// (rows, width) → (rows, width).
     pub fn branch<O: Ops>(&self, ops: &mut O, number: usize, x: &O::Act) -> O::Act {
         let (index, weights) = (number / 2, &self.layout.layers[number / 2]);
+        let norm = if number.is_multiple_of(2) { weights.attention_norm } else { weights.mlp_norm };
+        let normed = norm.map(|norm| ops.norm(x, norm));
+        let x = normed.as_ref().unwrap_or(x);
         match number % 2 {
             0 => self.attention(ops, index, x, weights),
             _ => self.feed_forward(ops, x, weights),
@@ -60,19 +91,32 @@ impl Decoder {
 
     fn attention<O: Ops>(&self, ops: &mut O, index: usize, x: &O::Act, weights: &LayerWeights) -> O::Act {
         let heads = self.config.attention_heads();
-        let normed = ops.rms_norm(x, weights.attention_norm, self.config.rms_norm_eps);
-        let mut qkv = ops.linear(&normed, weights.qkv, weights.qkv_bias); // (rows, (heads + 2·kv_heads)·head_dim)
+        let mut qkv = ops.linear(x, weights.qkv, weights.qkv_bias); // (rows, (heads + 2·kv_heads)·head_dim)
         if let Some(norm) = weights.qk_norm {
             qkv = ops.qk_norm(qkv, norm, heads);
         }
-        let qkv = ops.rotary(qkv, heads);
-        ops.attend(qkv, heads, index) // (rows, heads·head_dim)
+        if self.config.positions == Positions::Rotary {
+            qkv = ops.rotary(qkv, heads, self.rotary_table_of(index));
+        }
+        ops.attend(qkv, heads, self.config.attention(index), index) // (rows, heads·head_dim)
     }
 
     fn feed_forward<O: Ops>(&self, ops: &mut O, x: &O::Act, weights: &LayerWeights) -> O::Act {
-        let normed = ops.rms_norm(x, weights.mlp_norm, self.config.rms_norm_eps);
-        let gate_up = ops.linear(&normed, weights.gate_up, weights.gate_up_bias); // (rows, 2·ffn)
-        ops.swiglu(gate_up) // (rows, ffn)
+        match weights.mlp {
+            Mlp::Dense { gate_up, gate_up_bias, .. } => {
+                let x = ops.linear(x, gate_up, gate_up_bias); // (rows, 2·ffn), or (rows, ffn) without a gate
+                match self.config.gated {
+                    true => ops.gated(x, self.config.activation),
+                    false => ops.activate(x, self.config.activation),
+                }
+            }
+            Mlp::Experts(experts) => ops.experts(x, experts),
+        }
+    }
+
+    /// Which of [`Decoder::rotary_tables`] a layer uses.
+    fn rotary_table_of(&self, layer: usize) -> usize {
+        usize::from(self.config.window(layer).is_some_and(|sliding| sliding.rope.is_some()))
     }
 
     /// How a tape saves memory: it forgets all layers but the last, and, where the gradients are all zero, parks what
@@ -91,10 +135,28 @@ impl Decoder {
         self.layout.head
     }
 
-    /// Cosines and sines of the rotary embedding for the first `positions` positions.
-    pub fn rotary_table(&self, positions: usize) -> RotaryTable {
-        let config = &self.config;
-        RotaryTable::new(config.head_dim, config.head_dim, f64::from(config.rope_theta), positions)
+    /// The output projection with its soft cap.
+    pub fn output(&self) -> Head {
+        Head { weight: self.layout.head, soft_cap: self.config.logit_soft_cap }
+    }
+
+    /// Angles of the rotary embeddings of `positions` positions, for sequences of at most `tokens` tokens: that of most
+    /// layers, then that of layers with a window, where it is another. None where positions are learned.
+    pub fn rotary_tables(&self, tokens: usize, positions: usize) -> Vec<RotaryTable> {
+        let ropes = self.ropes().map(|rope| rope.table(self.config.head_dim, tokens, positions));
+        ropes.collect()
+    }
+
+    /// The lengths that decide over the frequencies of [`Decoder::rotary_tables`]: where they are equal,
+    /// the angles are.
+    pub fn rotary_lengths(&self, tokens: usize) -> Vec<usize> {
+        self.ropes().map(|rope| rope.deciding_length(tokens)).collect()
+    }
+
+    fn ropes(&self) -> impl Iterator<Item = &Rope> {
+        let local = self.config.sliding.as_ref().and_then(|sliding| sliding.rope.as_ref());
+        let is_rotary = self.config.positions == Positions::Rotary;
+        [Some(&self.config.rope), local].into_iter().flatten().filter(move |_| is_rotary)
     }
 
     /// The configuration.

@@ -10,7 +10,7 @@ use tensor::{Batch, Device, Flat, LogProbs, LowRankFlat, Tape, TapeMemory, Targe
 /// What a pass reuses, so that only the first one of a size allocates.
 pub struct Pass {
     device: Device,
-    rotary: RotaryTable,
+    rotary: Vec<RotaryTable>,
     memory: TapeMemory,
     checkpoints: bool,
     /// Whether the gradients that come next are known to be zero.
@@ -43,7 +43,7 @@ pub struct Rows<'a> {
 impl Pass {
     /// Passes over documents of at most `positions` tokens.
     pub fn new(device: &Device, decoder: &Decoder, positions: usize) -> Pass {
-        let rotary = decoder.rotary_table(positions);
+        let rotary = decoder.rotary_tables(positions, positions);
         Pass {
             device: device.clone(),
             rotary,
@@ -87,7 +87,7 @@ impl Pass {
         }
         let hidden = decoder.forward(&mut tape, rows.ids);
         let forward_done = Instant::now();
-        let loss = tape.cross_entropy(&hidden, decoder.head(), rows.targets, log_probs);
+        let loss = tape.cross_entropy(&hidden, decoder.output(), rows.targets, log_probs);
         drop(hidden);
         let head_done = Instant::now();
         tape.backward(&|tape, number, x| decoder.branch(tape, number, x));
@@ -116,7 +116,7 @@ impl Pass {
         let flat = flat(decoder, weights.into(), &mut []);
         let mut tape = Tape::new(&self.device, flat, rows.batch, &self.rotary, &mut self.memory);
         let hidden = decoder.forward(&mut tape, rows.ids);
-        tape.cross_entropy(&hidden, decoder.head(), rows.targets, log_probs)
+        tape.cross_entropy(&hidden, decoder.output(), rows.targets, log_probs)
     }
 
     /// The logits of every row, (rows, vocab): for checks, since they are held whole.
@@ -131,7 +131,11 @@ impl Pass {
         let mut tape = Tape::new(&self.device, flat, batch, &self.rotary, &mut self.memory);
         let hidden = decoder.forward(&mut tape, ids);
         let logits = tensor::Ops::linear(&mut tape, &hidden, decoder.head(), None);
-        logits.value().data().to_vec()
+        let mut logits = logits.value().data().to_vec();
+        if let Some(cap) = decoder.output().soft_cap {
+            tensor::kernels::soft_cap(self.device.exec(), cap, &mut logits);
+        }
+        logits
     }
 }
 

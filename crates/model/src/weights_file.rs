@@ -22,10 +22,13 @@ pub(crate) fn write(path: &Path, entries: &[Entry], flat: &[f32]) -> Result<(), 
         file.write_all(&(header.len() as u64).to_le_bytes())?;
         file.write_all(&header)?;
         let mut bytes = Vec::with_capacity(1 << 18);
-        for elements in flat.chunks(1 << 16) {
-            bytes.clear();
-            bytes.extend(elements.iter().flat_map(|element| element.to_le_bytes()));
-            file.write_all(&bytes)?;
+        for entry in entries {
+            let stored = entry.store(entry.weight.of(flat));
+            for elements in stored.chunks(1 << 16) {
+                bytes.clear();
+                bytes.extend(elements.iter().flat_map(|element| element.to_le_bytes()));
+                file.write_all(&bytes)?;
+            }
         }
         Ok(())
     })?;

@@ -6,7 +6,7 @@ mod tuning;
 pub use tuning::{DataKind, Tuning, TuningSized};
 
 use anyhow::{Context, Result, bail};
-use model::{Config, Family};
+use model::{Config, Family, Rope};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use train::TrainOptions;
@@ -263,7 +263,7 @@ impl ModelPart {
             kv_heads: self.kv_heads,
             intermediate_size: self.intermediate_size,
             max_positions: self.max_positions,
-            rope_theta: self.rope_theta as f32,
+            rope: Rope::plain(self.rope_theta),
             tie_embeddings: self.tie_embeddings,
             qk_norm: family == Family::Qwen3,
             bos_token_id: bos,

@@ -150,7 +150,12 @@ fn attention(exec: Exec<'_>, shape: &Shape) {
     let mut d_qkv = qkv.clone();
     let starts = (0..shape.tokens).step_by(shape.context);
     let documents: Vec<Range<usize>> = starts.map(|start| start..start + shape.context).collect();
-    let batch = AttentionBatch { qkv: &qkv, documents: &documents, heads };
+    let batch = AttentionBatch {
+        qkv: &qkv,
+        documents: &documents,
+        heads,
+        attention: tensor::Attention::causal(heads.head_dim),
+    };
     let pairs = documents.len() * heads.heads * shape.context * (shape.context + 1) / 2;
     let product_flops = (pairs * 2 * heads.head_dim) as f64;
     report("attention", 2.0 * product_flops, "GFLOP/s", || {

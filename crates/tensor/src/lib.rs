@@ -23,14 +23,17 @@ pub use device::Device;
 pub use error::Error;
 pub use exec::Exec;
 pub use isa::{ISA_VARIABLE, Isa};
+pub use kernels::Activation;
 pub use kernels::KEY_BLOCK;
-pub use ops::{Body, Branch, Heads, Ops, QkNorm, Weight};
+pub use ops::{
+    Attention, Body, Branch, ExpertWeighting, Experts, Heads, Mask, Norm, NormKind, Ops, QkNorm, Weight,
+};
 pub use pool::{Disjoint, Pool};
 pub use profile::{Operation, Phase, Profile, Timed, Timer, Work};
 pub use scratch::{Loan, Scratch};
 pub use simd::AlignedBuffer;
 pub use tape::{
-    Batch, Checkpoints, Flat, LogProbs, LowRank, LowRankFlat, LowRankPart, LowRanks, Mode, Tape, TapeMemory,
-    Targets, Var,
+    Batch, Checkpoints, Flat, Head, LogProbs, LowRank, LowRankFlat, LowRankPart, LowRanks, Mode, Tape,
+    TapeMemory, Targets, Var,
 };
 pub use tensor::{Shape, Tensor};

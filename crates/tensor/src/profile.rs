@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 pub enum Operation {
     /// Rows of the embedding table, and the sum of their gradients.
     Embed,
-    /// Root-mean-square norm of rows.
+    /// Norm of rows.
     Norm,
     /// The matrix product with a weight.
     Product(Weight),
@@ -29,8 +29,10 @@ pub enum Operation {
     Rotary,
     /// Attention over each row's document.
     Attention,
-    /// Gated activation.
-    SwiGlu,
+    /// Activation, gated or not.
+    Activation,
+    /// Rows multiplied with a number.
+    Scale,
     /// Sums of activations or of their gradients, and copies of shared ones.
     Add,
     /// Cross-entropy of logits and its gradient.

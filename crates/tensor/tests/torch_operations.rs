@@ -7,7 +7,7 @@ use serde_json::Value;
 use std::path::Path;
 use tensor::gemm::{Into, MatMut, MatRef, gemm};
 use tensor::kernels::{self, Activation, AttentionBatch, AttentionKept, RotaryTable};
-use tensor::{Exec, Heads, Isa, Pool};
+use tensor::{Attention, Exec, Heads, Isa, Pool};
 
 const TOLERANCE: f64 = 1e-5;
 /// Angles are f32, as in transformers; the fixtures' are f64. At position 4,095 that is 1e-4 of a turn's
@@ -203,7 +203,12 @@ fn attention() {
             let start = documents.last().map_or(0, |document: &std::ops::Range<usize>| document.end);
             documents.push(start..start + length as usize);
         }
-        let batch = AttentionBatch { qkv: &qkv, documents: &documents, heads };
+        let batch = AttentionBatch {
+            qkv: &qkv,
+            documents: &documents,
+            heads,
+            attention: Attention::causal(heads.head_dim),
+        };
         let (mut out, mut log_sums) = (vec![0.0; d_out.len()], vec![0.0; d_out.len() / head_dim]);
         let mut d_qkv = vec![0.0; qkv.len()];
         kernels::attention_forward(exec, batch, &mut out, &mut log_sums);

@@ -155,7 +155,7 @@ fn groups(entries: &[Entry], options: &OptimiserOptions) -> Vec<Group> {
 
 fn rule_of(entry: &Entry, options: &OptimiserOptions) -> Rule {
     let own = match entry.role {
-        Role::Embedding => options.embedding_learning_rate,
+        Role::Embedding | Role::Table => options.embedding_learning_rate,
         Role::Head => options.head_learning_rate,
         Role::Gain | Role::Bias => options.scalar_learning_rate,
         Role::Hidden | Role::Residual if options.kind == OptimiserKind::Muon => {

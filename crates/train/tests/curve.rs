@@ -55,7 +55,7 @@ fn config(name: &str, vocabulary: usize, context: usize) -> Config {
             heads: 3,
             kv_heads: 1,
             head_dim: 12,
-            rms_norm_eps: 1e-6,
+            norm_eps: 1e-6,
             qk_norm: true,
             tie_embeddings: true,
             ..shape

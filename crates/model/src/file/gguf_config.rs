@@ -2,7 +2,7 @@
 //!
 //! Whatever the decoder cannot compute is refused here, by key. It must not know how a tensor is stored.
 
-use crate::{Config, Family};
+use crate::{Config, Family, Rope};
 use base::gguf::{File, FromValue, Value, Writer};
 
 /// Architectures of llama.cpp, with the families that compute them.
@@ -23,19 +23,15 @@ pub(crate) fn read(file: &File) -> Result<Config, String> {
     let head_dim = reader.head_dim(hidden_size, heads)?;
     let config = Config {
         family: *family,
-        vocab_size: reader.vocab_size()?,
-        hidden_size,
         intermediate_size: reader.each_layer("feed_forward_length")?,
-        layers: reader.require("block_count")?,
-        heads,
         kv_heads: match reader.has("attention.head_count_kv") {
             true => reader.each_layer("attention.head_count_kv")?,
             false => heads,
         },
         head_dim,
         max_positions: reader.require("context_length")?,
-        rms_norm_eps: reader.require("attention.layer_norm_rms_epsilon")?,
-        rope_theta: reader.find("rope.freq_base")?.unwrap_or(10_000.0),
+        norm_eps: reader.require("attention.layer_norm_rms_epsilon")?,
+        rope: Rope::plain(reader.find("rope.freq_base")?.map_or(10_000.0, f32::into)),
         tie_embeddings: file.tensor("output.weight").is_none(),
         qk_norm: *family == Family::Qwen3,
         qkv_bias: file.tensor("blk.0.attn_q.bias").is_some(),
@@ -43,6 +39,7 @@ pub(crate) fn read(file: &File) -> Result<Config, String> {
         mlp_bias: file.tensor("blk.0.ffn_up.bias").is_some(),
         bos_token_id: file.find("tokenizer.ggml.bos_token_id").map_err(plain)?,
         eos_token_ids: ends_of_answers(file)?,
+        ..Config::llama(reader.vocab_size()?, hidden_size, reader.require("block_count")?, heads)
     };
     config.validate()?;
     Ok(config)
@@ -60,10 +57,10 @@ pub(crate) fn write(config: &Config, writer: &mut Writer) {
     set("feed_forward_length", Value::U32(config.intermediate_size as u32));
     set("attention.head_count", Value::U32(config.heads as u32));
     set("attention.head_count_kv", Value::U32(config.kv_heads as u32));
-    set("attention.layer_norm_rms_epsilon", Value::F32(config.rms_norm_eps));
+    set("attention.layer_norm_rms_epsilon", Value::F32(config.norm_eps));
     set("attention.key_length", Value::U32(config.head_dim as u32));
     set("attention.value_length", Value::U32(config.head_dim as u32));
-    set("rope.freq_base", Value::F32(config.rope_theta));
+    set("rope.freq_base", Value::F32(config.rope.theta as f32));
     set("rope.dimension_count", Value::U32(config.head_dim as u32));
     set("vocab_size", Value::U32(config.vocab_size as u32));
 }

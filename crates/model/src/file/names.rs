@@ -3,8 +3,8 @@
 //! Entries have Hugging Face's names; GGUF's are in llama.cpp's `gguf-py/gguf/tensor_mapping.py`. It must not know how a
 //! tensor is read.
 
-use super::place::{Candidate, RowOrder};
-use crate::{Config, Entry, Family};
+use super::place::{Candidate, Change, RowOrder};
+use crate::{Config, Entry, Family, Storage};
 
 /// Parts of a layer: Hugging Face's name without its `weight` or `bias`, llama.cpp's.
 const LAYER_PARTS: [(&str, &str); 11] = [
@@ -26,14 +26,27 @@ const OUTER_PARTS: [(&str, &str); 3] =
     [("model.embed_tokens", "token_embd"), ("model.norm", "output_norm"), ("lm_head", "output")];
 
 /// The tensors of a Hugging Face folder that may hold an entry, the likeliest first.
-pub(crate) fn hugging_face(_config: &Config, entry: &Entry) -> Vec<Candidate> {
-    vec![Candidate::whole(&entry.name, entry)]
+pub(crate) fn hugging_face(config: &Config, entry: &Entry) -> Vec<Candidate> {
+    // Some files leave out or add what all names begin with.
+    let prefix = config.family.weight_names().prefix;
+    let other =
+        entry.name.strip_prefix(prefix).map_or_else(|| format!("{prefix}{}", entry.name), str::to_owned);
+    let change = match entry.storage {
+        Storage::AsIs => Change::None,
+        Storage::LessOne => Change::PlusOne,
+        Storage::Transposed => Change::Transposed,
+    };
+    [entry.name.clone(), other].map(|name| Candidate { change, ..Candidate::whole(name, entry) }).into()
 }
 
 /// Whether a tensor of a Hugging Face folder may be there though no entry asks for it, since it carries nothing: a tied
 /// model's copy of the embedding table, old exports' rotary tables.
 pub(crate) fn is_spare_in_hugging_face(config: &Config, name: &str) -> bool {
-    (config.tie_embeddings && name == "lm_head.weight") || name.ends_with("rotary_emb.inv_freq")
+    let names = config.family.weight_names();
+    let bare = name.strip_prefix(names.prefix).unwrap_or(name);
+    (config.tie_embeddings && bare == "lm_head.weight")
+        || names.ignored_ends.iter().any(|end| bare.ends_with(end))
+        || names.ignored_starts.iter().any(|start| bare.starts_with(start))
 }
 
 /// The tensors of a GGUF file that may hold an entry, the likeliest first; empty where GGUF has no name for it.
@@ -53,7 +66,9 @@ pub(crate) fn is_spare_in_gguf(config: &Config, name: &str) -> bool {
 pub(crate) fn gguf_row_order(config: &Config, name: &str) -> RowOrder {
     let turned = [".self_attn.q_proj.", ".self_attn.k_proj."].iter().any(|part| name.contains(part));
     match config.family {
-        Family::Llama if turned => RowOrder::Interleaved { head_dim: config.head_dim },
+        Family::Llama | Family::Mistral | Family::Mixtral if turned => {
+            RowOrder::Interleaved { head_dim: config.head_dim }
+        }
         _ => RowOrder::AsStored,
     }
 }

@@ -214,6 +214,7 @@ impl Run<'_, Tuning> {
 impl Base {
     fn open(folder: &Path) -> Result<Base> {
         let config = Config::load(folder)?;
+        config.check_trainable().map_err(|reason| anyhow::anyhow!("{}: {reason}", folder.display()))?;
         let tokenizer = Tokenizer::load(folder)?;
         if tokenizer.vocab_size() > config.vocab_size {
             bail!(

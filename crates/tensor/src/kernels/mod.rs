@@ -7,12 +7,14 @@
 mod activation;
 pub mod attention;
 mod elementwise;
+mod experts;
 mod loss;
 mod math;
 mod norm;
 mod optim;
 mod reduce;
 mod rotary;
+mod soft_cap;
 mod sweep;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -27,6 +29,7 @@ pub use elementwise::{
     add, add_bias, add_into, clear, column_sums, copy, embedding, embedding_backward, gather_rows, multiply,
     scale, scaled, scaled_add, scatter_add_rows,
 };
+pub use experts::{ExpertRows, Product, experts};
 pub use loss::{RowTargets, cross_entropy, cross_entropy_backward, log_softmax};
 pub use norm::{
     LayerNorm, LayerNormGradients, NormGradients, QkGains, QkNormGradients, add_rms_norm, layer_norm,
@@ -34,4 +37,5 @@ pub use norm::{
 };
 pub use optim::{AdamW, AdamWConstants, AdamWState, Momentum, adamw_step, decayed_step, momentum_step};
 pub use reduce::{SUM_BLOCK, all_finite, max_abs, mean, sum, sum_squares};
-pub use rotary::{RotaryTable, rotary, rotary_backward};
+pub use rotary::{RotaryTable, exp_f64, ln_f64, rotary, rotary_backward, rotary_frequencies};
+pub use soft_cap::{soft_cap, soft_cap_backward};

@@ -8,15 +8,20 @@ use super::sweep::{Place, run_rows, sweep};
 use crate::simd::Vector;
 use crate::{Disjoint, Exec, Heads, dispatch};
 use std::f64::consts::{LN_2, PI};
+use std::sync::OnceLock;
 
-/// Cosines and sines of every angle that the positions of a model need.
+/// Positions whose angles are computed together.
+const TABLE_BLOCK: usize = 256;
+
+/// Cosines and sines of every angle that the positions of a model need, computed when first asked for: a long
+/// context costs nothing before it is used.
 #[derive(Clone, Debug)]
 pub struct RotaryTable {
-    /// (positions, half).
-    cos: Vec<f32>,
-    /// (positions, half).
-    sin: Vec<f32>,
-    half: usize,
+    /// For each block of positions its cosines and sines, (positions, [half cosines | half sines]).
+    blocks: Vec<OnceLock<Box<[f32]>>>,
+    frequencies: Box<[f32]>,
+    magnitude: f32,
+    positions: usize,
 }
 
 impl RotaryTable {
@@ -27,38 +32,27 @@ impl RotaryTable {
     /// # Panics
     /// When `rotary_dim` is odd or greater than `head_dim`, or `theta` is not greater than 0.
     pub fn new(head_dim: usize, rotary_dim: usize, theta: f64, max_positions: usize) -> RotaryTable {
-        assert!(rotary_dim.is_multiple_of(2), "half-split rotation needs an even width, not {rotary_dim}");
         assert!(rotary_dim <= head_dim, "rotated width {rotary_dim} exceeds the head's {head_dim}");
-        assert!(theta > 0.0, "the base of the rotary frequencies is {theta}, but must be greater than 0");
-        let log_theta = ln_f64(theta);
-        let frequency = |index: usize| exp_f64(-log_theta * (2 * index) as f64 / rotary_dim as f64) as f32;
-        let frequencies: Vec<f32> = (0..rotary_dim / 2).map(frequency).collect();
-        RotaryTable::from_frequencies(&frequencies, max_positions)
+        let frequencies: Vec<f32> =
+            rotary_frequencies(rotary_dim, theta).into_iter().map(|frequency| frequency as f32).collect();
+        RotaryTable::from_frequencies(&frequencies, 1.0, max_positions)
     }
 
-    /// The angles position · frequency, for frequencies (rotary_dim / 2) that were scaled by some rule.
-    pub fn from_frequencies(frequencies: &[f32], max_positions: usize) -> RotaryTable {
-        let half = frequencies.len();
-        let mut cos = Vec::with_capacity(half * max_positions);
-        let mut sin = Vec::with_capacity(half * max_positions);
-        for position in 0..max_positions {
-            for frequency in frequencies {
-                let (s, c) = sin_cos_f64(f64::from(position as f32 * frequency));
-                sin.push(s as f32);
-                cos.push(c as f32);
-            }
-        }
-        RotaryTable { cos, sin, half }
+    /// The angles position · frequency, for frequencies (rotary_dim / 2) that were scaled by some rule; `magnitude` is
+    /// what the rotated elements are multiplied with, 1 but for some rules.
+    pub fn from_frequencies(frequencies: &[f32], magnitude: f32, max_positions: usize) -> RotaryTable {
+        let blocks = (0..max_positions.div_ceil(TABLE_BLOCK)).map(|_| OnceLock::new()).collect();
+        RotaryTable { blocks, frequencies: frequencies.into(), magnitude, positions: max_positions }
     }
 
     /// Pairs of elements that are rotated in each head.
     pub fn half(&self) -> usize {
-        self.half
+        self.frequencies.len()
     }
 
     /// Number of positions.
     pub fn positions(&self) -> usize {
-        self.cos.len() / self.half.max(1)
+        self.positions
     }
 
     /// The cosines and sines of one position, (half) each.
@@ -66,9 +60,38 @@ impl RotaryTable {
     /// # Panics
     /// When the table has not so many positions.
     pub fn row(&self, position: u32) -> (&[f32], &[f32]) {
-        let range = position as usize * self.half..(position as usize + 1) * self.half;
-        (&self.cos[range.clone()], &self.sin[range])
+        let position = position as usize;
+        assert!(position < self.positions, "position {position} of a table of {}", self.positions);
+        let index = position / TABLE_BLOCK;
+        let block = self.blocks[index].get_or_init(|| self.block(index));
+        let row = 2 * self.half() * (position % TABLE_BLOCK);
+        block[row..row + 2 * self.half()].split_at(self.half())
     }
+
+    fn block(&self, index: usize) -> Box<[f32]> {
+        let first = index * TABLE_BLOCK;
+        let mut block = Vec::with_capacity(2 * self.half() * TABLE_BLOCK);
+        for position in first..self.positions.min(first + TABLE_BLOCK) {
+            let angles =
+                self.frequencies.iter().map(|frequency| sin_cos_f64(f64::from(position as f32 * frequency)));
+            let row = block.len();
+            block.extend(angles.clone().map(|(_, cos)| cos as f32 * self.magnitude));
+            block.extend(angles.map(|(sin, _)| sin as f32 * self.magnitude));
+            debug_assert_eq!(block.len(), row + 2 * self.half());
+        }
+        block.into()
+    }
+}
+
+/// The plain frequencies theta^(−2i / rotary_dim), (rotary_dim / 2).
+///
+/// # Panics
+/// When `rotary_dim` is odd, or `theta` is not greater than 0.
+pub fn rotary_frequencies(rotary_dim: usize, theta: f64) -> Vec<f64> {
+    assert!(rotary_dim.is_multiple_of(2), "half-split rotation needs an even width, not {rotary_dim}");
+    assert!(theta > 0.0, "the base of the rotary frequencies is {theta}, but must be greater than 0");
+    let log_theta = ln_f64(theta);
+    (0..rotary_dim / 2).map(|index| exp_f64(-log_theta * (2 * index) as f64 / rotary_dim as f64)).collect()
 }
 
 /// Rotates the query and key heads of the fused rows `x` (tokens, (heads + 2·kv_heads)·head_dim) in place by
@@ -160,7 +183,7 @@ fn sin_cos_f64(angle: f64) -> (f64, f64) {
 }
 
 /// e^x for |x| < 700 by halving the range to |r| ≤ ln(2)/2 and the Taylor series.
-fn exp_f64(x: f64) -> f64 {
+pub fn exp_f64(x: f64) -> f64 {
     let exponent = (x / LN_2).round();
     let r = x - exponent * LN_2;
     let series = (1..=18).rev().fold(1.0, |sum, step| 1.0 + sum * r / f64::from(step));
@@ -168,7 +191,7 @@ fn exp_f64(x: f64) -> f64 {
 }
 
 /// ln x for a normal x > 0: exponent · ln 2 + 2·atanh((m − 1) / (m + 1)) with the mantissa m in [1, 2).
-fn ln_f64(x: f64) -> f64 {
+pub fn ln_f64(x: f64) -> f64 {
     let exponent = (x.to_bits() >> 52) as i64 - 1023;
     let mantissa = f64::from_bits((x.to_bits() & ((1 << 52) - 1)) | (1023 << 52));
     let s = (mantissa - 1.0) / (mantissa + 1.0);

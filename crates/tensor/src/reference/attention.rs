@@ -2,13 +2,13 @@
 //! counted from the document's first token and merged in ascending order by the running maximum and sum
 //! (online softmax: Milakov and Gimelshein 2018, arXiv:1805.02867; Dao et al. 2022, arXiv:2205.14135).
 
-use super::math::{exp, ln};
+use super::math::{exp, ln, tanh};
 use super::{LANES, lane_dot, merge_lanes};
-use crate::Heads;
-use crate::kernels::{AttentionBatch, AttentionKept, KEY_BLOCK, attention_scale};
+use crate::kernels::{AttentionBatch, AttentionKept, KEY_BLOCK};
+use crate::{Attention, Heads};
 use std::ops::Range;
 
-/// Attention of every token over the tokens of its document up to itself.
+/// Attention of every token over the tokens of its document that it sees.
 /// `batch.qkv` (tokens, (heads + 2·kv_heads)·head_dim), `out` (tokens, heads·head_dim), `log_sums` (tokens,
 /// heads). Tokens outside every document are left alone.
 pub fn attention_forward(batch: AttentionBatch<'_>, out: &mut [f32], log_sums: &mut [f32]) {
@@ -16,7 +16,7 @@ pub fn attention_forward(batch: AttentionBatch<'_>, out: &mut [f32], log_sums: &
     for document in batch.documents {
         for (position, token) in document.clone().enumerate() {
             for head in 0..heads.heads {
-                let row = Row { qkv: batch.qkv, heads, document, position, head };
+                let row = Row { qkv: batch.qkv, heads, attention: batch.attention, document, position, head };
                 let out = &mut out[token * heads.out_width() + head * heads.head_dim..][..heads.head_dim];
                 log_sums[token * heads.heads + head] = attend_row(row, out);
             }
@@ -39,7 +39,7 @@ pub fn attention_backward(
     for document in batch.documents {
         for head in 0..heads.heads {
             for (position, token) in document.clone().enumerate() {
-                let row = Row { qkv: batch.qkv, heads, document, position, head };
+                let row = Row { qkv: batch.qkv, heads, attention: batch.attention, document, position, head };
                 let offset = token * heads.out_width() + head * heads.head_dim;
                 let range = offset..offset + heads.head_dim;
                 let log_sum = kept.log_sums[token * heads.heads + head];
@@ -52,10 +52,11 @@ pub fn attention_backward(
 fn row_backward(row: Row<'_>, (out, log_sum): (&[f32], f32), d_out: &[f32], d_qkv: &mut [f32]) {
     let head_dim = row.heads.head_dim;
     let delta = lane_dot((0..head_dim).map(|d| (d_out[d], out[d])));
-    for key in 0..=row.position {
-        let probability = exp(row.score(key) - log_sum);
+    for key in row.seen() {
+        let (score, slope) = row.score(key);
+        let probability = exp(score - log_sum);
         let d_probability = chain(d_out, row.value(key));
-        let d_score = probability * (d_probability - delta) * attention_scale(head_dim);
+        let d_score = probability * (d_probability - delta) * slope;
         let key_offset = row.key_offset(key);
         let value_offset = key_offset + row.heads.kv_heads * head_dim;
         for d in 0..head_dim {
@@ -74,6 +75,7 @@ fn row_backward(row: Row<'_>, (out, log_sum): (&[f32], f32), d_out: &[f32], d_qk
 struct Row<'a> {
     qkv: &'a [f32],
     heads: Heads,
+    attention: Attention,
     document: &'a Range<usize>,
     position: usize,
     head: usize,
@@ -81,11 +83,12 @@ struct Row<'a> {
 
 /// Writes the output of one row and returns its log-sum: maximum + ln(sum of exponentials).
 fn attend_row(row: Row<'_>, out: &mut [f32]) -> f32 {
-    let (mut maximum, mut sum) = (f32::NEG_INFINITY, 0.0f32);
+    let (mut maximum, mut sum) = (f32::MIN, 0.0f32);
+    let seen = row.seen();
     out.fill(0.0);
-    for first in (0..=row.position).step_by(KEY_BLOCK) {
-        let keys = first..(first + KEY_BLOCK).min(row.position + 1);
-        let scores: Vec<f32> = keys.clone().map(|key| row.score(key)).collect();
+    for first in (seen.start / KEY_BLOCK * KEY_BLOCK..seen.end).step_by(KEY_BLOCK) {
+        let keys = first.max(seen.start)..(first + KEY_BLOCK).min(seen.end);
+        let scores: Vec<f32> = keys.clone().map(|key| row.score(key).0).collect();
         let greatest = super::maximum(scores.iter().copied());
         let merged = if greatest > maximum { greatest } else { maximum };
         let correction = exp(maximum - merged);
@@ -106,9 +109,22 @@ fn attend_row(row: Row<'_>, out: &mut [f32]) -> f32 {
 }
 
 impl<'a> Row<'a> {
-    /// scale · (query · key), the product as one chain over the ascending head dimension.
-    fn score(&self, key: usize) -> f32 {
-        chain(self.query(), self.key(key)) * attention_scale(self.heads.head_dim)
+    /// The positions of the keys that it sees.
+    fn seen(&self) -> Range<usize> {
+        self.attention.seen(self.position, self.document.len())
+    }
+
+    /// The score, scale · (query · key) and its cap, the product as one chain over the ascending head dimension;
+    /// and its derivative with respect to that product.
+    fn score(&self, key: usize) -> (f32, f32) {
+        let score = chain(self.query(), self.key(key)) * self.attention.factor();
+        match self.attention.soft_cap {
+            None => (score, self.attention.scale),
+            Some(cap) => {
+                let bent = tanh(score);
+                (bent * cap, self.attention.scale * bent.mul_add(-bent, 1.0))
+            }
+        }
     }
 
     fn query(&self) -> &'a [f32] {

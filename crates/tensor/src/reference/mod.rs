@@ -11,6 +11,7 @@ pub mod norm;
 pub mod optim;
 pub mod reduce;
 pub mod rotary;
+pub mod soft_cap;
 
 /// Number of virtual lanes in which a row is reduced.
 pub const LANES: usize = 16;

@@ -1,9 +1,13 @@
 //! The backward pass of a tape: walks the nodes from the last to the first, frees what each kept, and
 //! adds the weights' gradients to the flat buffer.
 
+use super::record::{layer_norm, norm};
 use super::{Attended, Node, Saved, Tape, Var};
 use crate::gemm::{Into, MatMut, MatRef, gemm};
-use crate::{Body, Heads, Operation, Phase, QkNorm, Tensor, Weight, Work, kernels};
+use crate::{
+    Activation, Attention, Body, Heads, Norm, NormKind, Operation, Phase, QkNorm, Tensor, Weight, Work,
+    kernels,
+};
 
 impl Tape<'_> {
     /// Runs all recorded operations backward, from the gradients that [`Tape::cross_entropy`] or
@@ -29,24 +33,36 @@ impl Tape<'_> {
 
     fn node_backward(&mut self, node: Node) {
         let out = match &node {
-            Node::Embed { out, .. } | Node::RmsNorm { out, .. } | Node::Linear { out, .. } => *out,
+            Node::Embed { out, .. } | Node::Norm { out, .. } | Node::Linear { out, .. } => *out,
+            Node::Positions { out, .. } | Node::AddBias { out, .. } | Node::Scale { out, .. } => *out,
             Node::QkNorm { out, .. } | Node::Rotary { out, .. } | Node::Attend { out, .. } => *out,
-            Node::SwiGlu { out, .. } | Node::Add { out, .. } => *out,
+            Node::Gated { out, .. } | Node::Activate { out, .. } | Node::Add { out, .. } => *out,
             Node::Branch(_) | Node::Link { .. } => unreachable!("handled by `backward`"),
         };
         let Some(dy) = self.take(out) else { return };
         match node {
             Node::Embed { table, ids, .. } => self.embed_backward(table, ids, &dy),
-            Node::RmsNorm { x, value, gain, eps, .. } => self.rms_norm_backward(x, &value, (gain, eps), &dy),
+            Node::Positions { x, table, .. } => self.positions_backward(x, table, dy),
+            Node::AddBias { x, bias, .. } => {
+                self.bias_backward(bias, &dy);
+                self.accumulate(x, dy);
+            }
+            Node::Scale { x, factor, .. } => self.scale_backward(x, factor, &dy),
+            Node::Norm { x, value, norm, .. } => self.norm_backward(x, &value, norm, &dy),
             Node::Linear { x, value, w, bias, inner, .. } => {
                 self.linear_backward(x, (value, inner), (w, bias), &dy);
             }
             Node::QkNorm { x, value, norm, heads, .. } => {
                 self.qk_norm_backward(x, &value, (norm, heads), &dy)
             }
-            Node::Rotary { x, heads, .. } => self.rotary_backward(x, heads, dy),
-            Node::Attend { x, kept, heads, .. } => self.attend_backward(x, kept, heads, &dy),
-            Node::SwiGlu { x, value, .. } => self.swiglu_backward(x, &value, &dy),
+            Node::Rotary { x, heads, table, .. } => self.rotary_backward(x, (heads, table), dy),
+            Node::Attend { x, kept, heads, attention, .. } => {
+                self.attend_backward(x, kept, (heads, attention), &dy);
+            }
+            Node::Gated { x, value, activation, .. } => self.gated_backward(x, &value, activation, &dy),
+            Node::Activate { x, value, activation, .. } => {
+                self.activate_backward(x, &value, activation, &dy);
+            }
             Node::Add { x, y, .. } => {
                 self.accumulate(x, dy.clone());
                 self.accumulate(y, dy);
@@ -66,18 +82,64 @@ impl Tape<'_> {
         kernels::embedding_backward(self.device.exec(), &self.memory.ids[ids], dy.data(), gradient);
     }
 
-    fn rms_norm_backward(&mut self, x: usize, value: &Tensor, (gain, eps): (Weight, f32), dy: &Tensor) {
+    fn positions_backward(&mut self, x: usize, table: Weight, dy: Tensor) {
+        if !self.flat.is_frozen() {
+            let work = || Work::floats(3 * dy.shape().len());
+            let _timer = self.time_in(Phase::WeightGradient, Operation::Embed, work);
+            let gradient = table.of_mut(self.flat.gradients);
+            kernels::embedding_backward(self.device.exec(), self.batch.positions, dy.data(), gradient);
+        }
+        self.accumulate(x, dy);
+    }
+
+    fn bias_backward(&mut self, bias: Weight, dy: &Tensor) {
+        if self.flat.is_frozen() {
+            return;
+        }
+        let work = || Work::floats(dy.shape().len());
+        let _timer = self.time_in(Phase::WeightGradient, Operation::Bias, work);
+        kernels::column_sums(self.device.exec(), dy.data(), bias.of_mut(self.flat.gradients));
+    }
+
+    fn scale_backward(&mut self, x: usize, factor: f32, dy: &Tensor) {
+        let mut dx = self.device.empty(dy.shape());
+        let timer =
+            self.time_in(Phase::InputGradient, Operation::Scale, || Work::floats(2 * dy.shape().len()));
+        kernels::scaled(self.device.exec(), factor, dy.data(), dx.data_mut());
+        drop(timer);
+        self.accumulate(x, dx);
+    }
+
+    fn norm_backward(&mut self, x: usize, value: &Tensor, norm: Norm, dy: &Tensor) {
         let _timer =
             self.time_in(Phase::InputGradient, Operation::Norm, || Work::floats(4 * value.shape().len()));
         let mut dx = self.take_or_zeros(x, value);
-        let mut unused = self.flat.is_frozen().then(|| self.device.zeros(gain.cols));
-        let dgain = match &mut unused {
-            Some(unused) => unused.data_mut(),
-            None => gain.of_mut(self.flat.gradients),
+        let exec = self.device.exec();
+        // The gain's gradient and, right after it, the bias's.
+        let width = norm.gain.cols;
+        let len = if norm.bias.is_some() { 2 * width } else { width };
+        debug_assert!(norm.bias.is_none_or(|bias| bias.offset == norm.gain.offset + width));
+        let mut unused = self.flat.is_frozen().then(|| self.device.zeros(len));
+        let parameters = match norm.kind {
+            NormKind::Rms => None,
+            NormKind::Layer => Some(layer_norm(self, norm)),
         };
-        let gradients = kernels::NormGradients { dx: dx.data_mut(), dgain };
-        let gain = gain.of(self.flat.weights);
-        kernels::rms_norm_backward(self.device.exec(), value.data(), (gain, eps), dy.data(), gradients);
+        let gain = self.weight(norm.gain);
+        let gradients = match &mut unused {
+            Some(unused) => unused.data_mut(),
+            None => &mut self.flat.gradients[norm.gain.offset..][..len],
+        };
+        let (dgain, dbias) = gradients.split_at_mut(width);
+        match parameters {
+            None => {
+                let gradients = kernels::NormGradients { dx: dx.data_mut(), dgain };
+                kernels::rms_norm_backward(exec, value.data(), (gain, norm.eps), dy.data(), gradients);
+            }
+            Some(parameters) => {
+                let gradients = kernels::LayerNormGradients { dx: dx.data_mut(), dgain, dbias };
+                kernels::layer_norm_backward(exec, value.data(), parameters, dy.data(), gradients);
+            }
+        }
         self.memory.gradients[x] = Some(dx);
     }
 
@@ -127,9 +189,7 @@ impl Tape<'_> {
         gemm(exec, a, b, dw, Into::Accumulate);
         drop(timer);
         if let Some(bias) = bias {
-            let work = || Work::floats(dy.shape().len());
-            let _timer = self.time_in(Phase::WeightGradient, Operation::Bias, work);
-            kernels::column_sums(exec, dy.data(), bias.of_mut(self.flat.gradients));
+            self.bias_backward(bias, dy);
         }
     }
 
@@ -160,23 +220,35 @@ impl Tape<'_> {
         self.accumulate(x, dx);
     }
 
-    fn rotary_backward(&mut self, x: usize, heads: Heads, mut dy: Tensor) {
+    fn rotary_backward(&mut self, x: usize, (heads, table): (Heads, usize), mut dy: Tensor) {
         let timer = self.time_in(Phase::InputGradient, Operation::Rotary, || {
             Work::floats(2 * dy.rows() * heads.rotated_width())
         });
-        kernels::rotary_backward(self.device.exec(), dy.data_mut(), self.batch.positions, self.rotary, heads);
+        let angles = &self.rotary[table];
+        kernels::rotary_backward(self.device.exec(), dy.data_mut(), self.batch.positions, angles, heads);
         drop(timer);
         self.accumulate(x, dy);
     }
 
-    fn attend_backward(&mut self, x: usize, kept: Attended, heads: Heads, dy: &Tensor) {
+    fn attend_backward(
+        &mut self,
+        x: usize,
+        kept: Attended,
+        (heads, attention): (Heads, Attention),
+        dy: &Tensor,
+    ) {
         let mut dqkv = self.device.empty([dy.rows(), heads.fused_width()]);
         let timer = self.time_in(Phase::InputGradient, Operation::Attention, || {
             Work::attention(self.batch.documents, heads.out_width(), 5)
         });
         kernels::attention_backward(
             self.device.exec(),
-            kernels::AttentionBatch { qkv: kept.qkv.data(), documents: self.batch.documents, heads },
+            kernels::AttentionBatch {
+                qkv: kept.qkv.data(),
+                documents: self.batch.documents,
+                heads,
+                attention,
+            },
             kernels::AttentionKept { out: kept.out.data(), log_sums: kept.log_sums.data() },
             dy.data(),
             dqkv.data_mut(),
@@ -185,12 +257,22 @@ impl Tape<'_> {
         self.accumulate(x, dqkv);
     }
 
-    fn swiglu_backward(&mut self, x: usize, value: &Tensor, dy: &Tensor) {
+    fn gated_backward(&mut self, x: usize, value: &Tensor, activation: Activation, dy: &Tensor) {
         let mut dx = self.device.empty([value.rows(), value.width()]);
-        let timer = self.time_in(Phase::InputGradient, Operation::SwiGlu, || {
+        let timer = self.time_in(Phase::InputGradient, Operation::Activation, || {
             Work::floats(2 * value.shape().len() + dy.shape().len())
         });
-        kernels::swiglu_backward(self.device.exec(), value.data(), dy.data(), value.rows(), dx.data_mut());
+        let (exec, inputs) = (self.device.exec(), (value.data(), dy.data()));
+        kernels::gated_backward(exec, inputs, activation, value.rows(), dx.data_mut());
+        drop(timer);
+        self.accumulate(x, dx);
+    }
+
+    fn activate_backward(&mut self, x: usize, value: &Tensor, activation: Activation, dy: &Tensor) {
+        let mut dx = self.device.empty(value.shape());
+        let work = || Work::floats(3 * value.shape().len());
+        let timer = self.time_in(Phase::InputGradient, Operation::Activation, work);
+        kernels::activate_backward(self.device.exec(), value.data(), activation, dy.data(), dx.data_mut());
         drop(timer);
         self.accumulate(x, dx);
     }
@@ -199,21 +281,26 @@ impl Tape<'_> {
     fn again(&self, node: usize) -> Tensor {
         let exec = self.device.exec();
         match &self.memory.nodes[node] {
-            Node::RmsNorm { value, gain, eps, .. } => {
-                let mut out = self.device.empty([value.rows(), value.width()]);
+            Node::Norm { value, norm: parameters, .. } => {
                 let _timer =
                     self.time_in(Phase::Again, Operation::Norm, || Work::floats(2 * value.shape().len()));
-                kernels::rms_norm(exec, value.data(), self.weight(*gain), *eps, out.data_mut());
+                norm(self, value, *parameters)
+            }
+            Node::Activate { value, activation, .. } => {
+                let mut out = self.device.empty(value.shape());
+                let work = || Work::floats(2 * out.shape().len());
+                let _timer = self.time_in(Phase::Again, Operation::Activation, work);
+                kernels::activate(exec, value.data(), *activation, out.data_mut());
                 out
             }
-            Node::SwiGlu { value, .. } => {
+            Node::Gated { value, activation, .. } => {
                 let mut out = self.device.empty([value.rows(), value.width() / 2]);
                 let _timer =
-                    self.time_in(Phase::Again, Operation::SwiGlu, || Work::floats(3 * out.shape().len()));
-                kernels::swiglu(exec, value.data(), value.rows(), out.data_mut());
+                    self.time_in(Phase::Again, Operation::Activation, || Work::floats(3 * out.shape().len()));
+                kernels::gated(exec, value.data(), *activation, value.rows(), out.data_mut());
                 out
             }
-            _ => unreachable!("only norms and gated activations are computed again"),
+            _ => unreachable!("only norms and activations are computed again"),
         }
     }
 

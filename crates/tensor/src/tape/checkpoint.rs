@@ -4,7 +4,7 @@
 //! While a step's first rows go forward, the memory of the gradients holds nothing: those of a layer are written when the
 //! layer is differentiated, and all later layers have been by then. So inputs are parked there, and, where there is
 //! room, also what products and attention computed, which then need not be computed again. The product at a branch's end
-//! is never computed again: only its gradients are wanted. It must not know what a branch computes.
+//! is computed again only where a norm follows it: else only its gradients are wanted. It must not know what a branch computes.
 
 use super::{Mode, Node, Saved, Tape, Var};
 use crate::{Body, Branch, Ops, Phase, Shape, Tensor, kernels};
@@ -85,7 +85,7 @@ impl<'a> Tape<'a> {
         self.way = Way::Forget { reserve: x.value.shape().len() };
         let y = body(self, branch.number, &x);
         self.way = Way::Plain;
-        let y = self.linear(&y, branch.projection, branch.bias);
+        let y = self.finish_branch(branch, y);
         let out = self.add(x, y);
         self.recording = true;
         let remembered = first..self.memory.remembered.len();
@@ -107,12 +107,21 @@ impl<'a> Tape<'a> {
         self.way = Way::Again { remembered };
         let y = replay(self, branch.number, &input);
         self.way = Way::Plain;
+        match branch {
+            Branch { projection: Some((w, bias)), norm: None, .. } => {
+                let out = self.memory.gradients.len();
+                self.memory.gradients.push(Some(dy.clone()));
+                let inner = self.low_rank_inner(&y.value, w);
+                let value = Saved::Kept(y.value);
+                self.memory.nodes.push(Node::Linear { x: y.id, out, value, w, bias, inner });
+            }
+            // A norm's gradient needs what it read.
+            _ => {
+                let y = self.finish_branch(branch, y);
+                self.memory.gradients[y.id] = Some(dy.clone());
+            }
+        }
         self.phase = Phase::Forward;
-        let out = self.memory.gradients.len();
-        self.memory.gradients.push(Some(dy.clone()));
-        let Branch { projection: w, bias, .. } = branch;
-        let inner = self.low_rank_inner(&y.value, w);
-        self.memory.nodes.push(Node::Linear { x: y.id, out, value: Saved::Kept(y.value), w, bias, inner });
         // The residual stream's own gradient; the branch adds to it.
         self.memory.gradients[input.id] = Some(dy);
     }

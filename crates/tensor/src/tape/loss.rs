@@ -11,6 +11,15 @@ const CHUNK_ELEMENTS: usize = 1 << 22;
 /// writing its gradient.
 const CHUNK_ROWS_MIN: usize = 512;
 
+/// What makes logits of hidden rows.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Head {
+    /// The output projection, (vocabulary, width).
+    pub weight: Weight,
+    /// With a cap c a logit z becomes c · tanh(z / c).
+    pub soft_cap: Option<f32>,
+}
+
 /// What each row should predict.
 #[derive(Clone, Copy, Debug)]
 pub struct Targets<'a> {
@@ -26,7 +35,7 @@ pub struct Targets<'a> {
 pub type LogProbs<'a> = Option<&'a mut [f32]>;
 
 impl Tape<'_> {
-    /// Sum over rows of weight · cross-entropy of `hidden · headᵀ` against the targets, in nats.
+    /// Sum over rows of weight · cross-entropy of the head's logits of `hidden` against the targets, in nats.
     ///
     /// On a recording tape this also adds the head's gradient and leaves that of `hidden`, so that
     /// [`Tape::backward`] can follow.
@@ -36,7 +45,7 @@ impl Tape<'_> {
     pub fn cross_entropy(
         &mut self,
         hidden: &Var,
-        head: Weight,
+        head: Head,
         targets: Targets<'_>,
         log_probs: LogProbs<'_>,
     ) -> f64 {
@@ -46,7 +55,8 @@ impl Tape<'_> {
         losses.clear();
         losses.resize(rows, 0.0);
         let mut gradient = (self.mode != Mode::Evaluate).then(|| self.device.empty(hidden.value.shape()));
-        let chunk = (CHUNK_ELEMENTS / head.rows).max(CHUNK_ROWS_MIN).min(rows.max(1));
+        let Weight { rows: vocabulary, cols: width, .. } = head.weight;
+        let chunk = (CHUNK_ELEMENTS / vocabulary).max(CHUNK_ROWS_MIN).min(rows.max(1));
         for start in (0..rows).step_by(chunk) {
             let range = start..rows.min(start + chunk);
             let chunk_targets = Targets {
@@ -54,10 +64,10 @@ impl Tape<'_> {
                 weights: &targets.weights[range.clone()],
                 scale: targets.scale,
             };
-            let hidden = &hidden.value.data()[range.start * head.cols..range.end * head.cols];
+            let hidden = &hidden.value.data()[range.start * width..range.end * width];
             let gradient = gradient
                 .as_mut()
-                .map(|gradient| &mut gradient.data_mut()[range.start * head.cols..range.end * head.cols]);
+                .map(|gradient| &mut gradient.data_mut()[range.start * width..range.end * width]);
             self.chunk(hidden, head, chunk_targets, (&mut losses[range], gradient));
         }
         if let Some(gradient) = gradient {
@@ -78,7 +88,7 @@ impl Tape<'_> {
     fn chunk(
         &mut self,
         hidden: &[f32],
-        head: Weight,
+        Head { weight: head, soft_cap }: Head,
         targets: Targets<'_>,
         (losses, gradient): (&mut [f32], Option<&mut [f32]>),
     ) {
@@ -91,6 +101,9 @@ impl Tape<'_> {
         let timer = self.time(Operation::Product(head), product);
         gemm(exec, hidden, w.t(), MatMut::new(logits.data_mut(), rows, head.rows), Into::Overwrite);
         drop(timer);
+        if let Some(cap) = soft_cap {
+            kernels::soft_cap(exec, cap, logits.data_mut());
+        }
         let Some(gradient) = gradient else {
             let _timer = self.time(Operation::Loss, || Work::floats(logits.shape().len()));
             kernels::cross_entropy(exec, logits.data(), targets.ids, losses);
@@ -99,7 +112,15 @@ impl Tape<'_> {
         let row_targets =
             kernels::RowTargets { ids: targets.ids, weights: targets.weights, scale: targets.scale };
         let timer = self.time(Operation::Loss, || Work::floats(2 * rows * head.rows));
+        let capped = soft_cap.map(|cap| {
+            let mut capped = self.device.empty(logits.shape());
+            kernels::copy(exec, logits.data(), capped.data_mut());
+            (cap, capped)
+        });
         kernels::cross_entropy_backward(exec, logits.data_mut(), row_targets, losses);
+        if let Some((cap, capped)) = capped {
+            kernels::soft_cap_backward(exec, (cap, capped.data()), logits.data_mut());
+        }
         drop(timer);
         let dlogits = MatRef::new(logits.data(), rows, head.rows);
         let timer = self.time_in(Phase::InputGradient, Operation::Product(head), product);

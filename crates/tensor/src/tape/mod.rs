@@ -13,11 +13,13 @@ mod low_rank;
 mod record;
 
 pub use checkpoint::Checkpoints;
-pub use loss::{LogProbs, Targets};
+pub use loss::{Head, LogProbs, Targets};
 pub use low_rank::{LowRank, LowRankFlat, LowRankPart, LowRanks};
 
 use crate::kernels::RotaryTable;
-use crate::{Device, Heads, Operation, Phase, QkNorm, Tensor, Timer, Weight, Work};
+use crate::{
+    Activation, Attention, Device, Heads, Norm, Operation, Phase, QkNorm, Tensor, Timer, Weight, Work,
+};
 use checkpoint::{Forgotten, Lot, Parked, Way};
 use std::ops::Range;
 
@@ -93,7 +95,8 @@ pub struct Tape<'a> {
     device: &'a Device,
     flat: Flat<'a>,
     batch: Batch<'a>,
-    rotary: &'a RotaryTable,
+    /// The tables that the decoder's rotary embeddings name.
+    rotary: &'a [RotaryTable],
     memory: &'a mut TapeMemory,
     mode: Mode,
     recording: bool,
@@ -125,7 +128,7 @@ impl<'a> Tape<'a> {
         device: &'a Device,
         flat: Flat<'a>,
         batch: Batch<'a>,
-        rotary: &'a RotaryTable,
+        rotary: &'a [RotaryTable],
         memory: &'a mut TapeMemory,
     ) -> Tape<'a> {
         memory.nodes.clear();
@@ -171,12 +174,26 @@ enum Node {
         ids: Range<usize>,
         out: usize,
     },
-    RmsNorm {
+    Positions {
+        x: usize,
+        out: usize,
+        table: Weight,
+    },
+    AddBias {
+        x: usize,
+        out: usize,
+        bias: Weight,
+    },
+    Scale {
+        x: usize,
+        out: usize,
+        factor: f32,
+    },
+    Norm {
         x: usize,
         out: usize,
         value: Tensor,
-        gain: Weight,
-        eps: f32,
+        norm: Norm,
     },
     Linear {
         x: usize,
@@ -198,17 +215,26 @@ enum Node {
         x: usize,
         out: usize,
         heads: Heads,
+        table: usize,
     },
     Attend {
         x: usize,
         out: usize,
         kept: Attended,
         heads: Heads,
+        attention: Attention,
     },
-    SwiGlu {
+    Gated {
         x: usize,
         out: usize,
         value: Tensor,
+        activation: Activation,
+    },
+    Activate {
+        x: usize,
+        out: usize,
+        value: Tensor,
+        activation: Activation,
     },
     Add {
         x: usize,

@@ -2,7 +2,10 @@
 
 use super::{Attended, Mode, Node, Saved, Tape, Var};
 use crate::gemm::{Into, MatMut, MatRef, gemm};
-use crate::{Body, Branch, Heads, Operation, Ops, Phase, QkNorm, Tensor, Weight, Work, kernels};
+use crate::{
+    Activation, Attention, Body, Branch, Experts, Heads, Norm, NormKind, Operation, Ops, Phase, QkNorm,
+    Tensor, Weight, Work, kernels,
+};
 
 impl Tape<'_> {
     /// An activation that comes from outside, such as an image's embeddings: (rows, width).
@@ -29,12 +32,7 @@ impl Tape<'_> {
 fn linear(tape: &Tape<'_>, x: &Tensor, w: Weight, bias: Option<Weight>) -> Tensor {
     let exec = tape.device.exec();
     let mut out = tape.device.empty([x.rows(), w.rows]);
-    let a = MatRef::new(x.data(), x.rows(), w.cols);
-    let b = MatRef::new(tape.weight(w), w.rows, w.cols).t();
-    {
-        let _timer = tape.time(Operation::Product(w), || Work::product(x.rows(), w.cols, w.rows));
-        gemm(exec, a, b, MatMut::new(out.data_mut(), x.rows(), w.rows), Into::Overwrite);
-    }
+    product(tape, x.data(), w, out.data_mut());
     if let Some(bias) = bias {
         let _timer = tape.time(Operation::Bias, || Work::floats(2 * out.shape().len()));
         kernels::add_bias(exec, out.data_mut(), tape.weight(bias));
@@ -42,15 +40,41 @@ fn linear(tape: &Tape<'_>, x: &Tensor, w: Weight, bias: Option<Weight>) -> Tenso
     out
 }
 
+/// `x · wᵀ` of rows `x` (rows, w.cols) into `out` (rows, w.rows).
+fn product(tape: &Tape<'_>, x: &[f32], w: Weight, out: &mut [f32]) {
+    let rows = x.len() / w.cols;
+    let a = MatRef::new(x, rows, w.cols);
+    let b = MatRef::new(tape.weight(w), w.rows, w.cols).t();
+    let _timer = tape.time(Operation::Product(w), || Work::product(rows, w.cols, w.rows));
+    gemm(tape.device.exec(), a, b, MatMut::new(out, rows, w.rows), Into::Overwrite);
+}
+
+/// A norm of rows.
+pub(super) fn norm(tape: &Tape<'_>, x: &Tensor, norm: Norm) -> Tensor {
+    let mut out = tape.device.empty([x.rows(), x.width()]);
+    let (exec, gain) = (tape.device.exec(), tape.weight(norm.gain));
+    match norm.kind {
+        NormKind::Rms => kernels::rms_norm(exec, x.data(), gain, norm.eps, out.data_mut()),
+        NormKind::Layer => kernels::layer_norm(exec, x.data(), layer_norm(tape, norm), out.data_mut()),
+    }
+    out
+}
+
+/// The parameters of a layer norm.
+pub(super) fn layer_norm<'a>(tape: &Tape<'a>, norm: Norm) -> kernels::LayerNorm<'a> {
+    let bias = norm.bias.expect("a layer norm has a bias");
+    kernels::LayerNorm { gain: tape.weight(norm.gain), bias: tape.weight(bias), eps: norm.eps }
+}
+
 /// Attention over fused rows: its output, (rows, heads · head_dim), and log-sums, (rows, heads).
-fn attend(tape: &Tape<'_>, qkv: &Tensor, heads: Heads) -> (Tensor, Tensor) {
+fn attend(tape: &Tape<'_>, qkv: &Tensor, heads: Heads, attention: Attention) -> (Tensor, Tensor) {
     let mut value = tape.device.empty([qkv.rows(), heads.out_width()]);
     let mut log_sums = tape.device.empty([qkv.rows(), heads.heads]);
     let documents = tape.batch.documents;
     let _timer = tape.time(Operation::Attention, || Work::attention(documents, heads.out_width(), 2));
     kernels::attention_forward(
         tape.device.exec(),
-        kernels::AttentionBatch { qkv: qkv.data(), documents, heads },
+        kernels::AttentionBatch { qkv: qkv.data(), documents, heads, attention },
         value.data_mut(),
         log_sums.data_mut(),
     );
@@ -74,13 +98,44 @@ impl Ops for Tape<'_> {
         out
     }
 
-    fn rms_norm(&mut self, x: &Var, gain: Weight, eps: f32) -> Var {
-        let mut value = self.device.empty([x.value.rows(), x.value.width()]);
-        let _timer = self.time(Operation::Norm, || Work::floats(2 * x.value.shape().len()));
-        kernels::rms_norm(self.device.exec(), x.value.data(), self.weight(gain), eps, value.data_mut());
+    fn add_positions(&mut self, x: Var, table: Weight) -> Var {
+        let (x, mut value) = (x.id, x.value);
+        let _timer = self.time(Operation::Embed, || Work::floats(4 * value.shape().len()));
+        let mut rows = self.device.empty(value.shape());
+        let exec = self.device.exec();
+        kernels::embedding(exec, self.weight(table), self.batch.positions, rows.data_mut());
+        kernels::add_into(exec, rows.data(), value.data_mut());
+        let out = self.var(value);
+        self.push(|| Node::Positions { x, out: out.id, table });
+        out
+    }
+
+    fn add_bias(&mut self, x: Var, bias: Weight) -> Var {
+        let (x, mut value) = (x.id, x.value);
+        let _timer = self.time(Operation::Bias, || Work::floats(2 * value.shape().len()));
+        kernels::add_bias(self.device.exec(), value.data_mut(), self.weight(bias));
+        let out = self.var(value);
+        self.push(|| Node::AddBias { x, out: out.id, bias });
+        out
+    }
+
+    fn scale(&mut self, x: Var, factor: f32) -> Var {
+        let (x, mut value) = (x.id, x.value);
+        let _timer = self.time(Operation::Scale, || Work::floats(2 * value.shape().len()));
+        kernels::scale(self.device.exec(), factor, value.data_mut());
+        let out = self.var(value);
+        self.push(|| Node::Scale { x, out: out.id, factor });
+        out
+    }
+
+    fn norm(&mut self, x: &Var, norm: Norm) -> Var {
+        let value = {
+            let _timer = self.time(Operation::Norm, || Work::floats(2 * x.value.shape().len()));
+            self::norm(self, &x.value, norm)
+        };
         let mut out = self.var(value);
         let id = out.id;
-        out.source = self.push(|| Node::RmsNorm { x: x.id, out: id, value: x.value.clone(), gain, eps });
+        out.source = self.push(|| Node::Norm { x: x.id, out: id, value: x.value.clone(), norm });
         out
     }
 
@@ -118,40 +173,64 @@ impl Ops for Tape<'_> {
         out
     }
 
-    fn rotary(&mut self, qkv: Var, heads: Heads) -> Var {
+    fn rotary(&mut self, qkv: Var, heads: Heads, table: usize) -> Var {
         let x = qkv.id;
         let mut value = qkv.value;
         let _timer = self.time(Operation::Rotary, || Work::floats(2 * value.rows() * heads.rotated_width()));
-        kernels::rotary(self.device.exec(), value.data_mut(), self.batch.positions, self.rotary, heads);
+        let angles = &self.rotary[table];
+        kernels::rotary(self.device.exec(), value.data_mut(), self.batch.positions, angles, heads);
         let out = self.var(value);
-        self.push(|| Node::Rotary { x, out: out.id, heads });
+        self.push(|| Node::Rotary { x, out: out.id, heads, table });
         out
     }
 
-    fn attend(&mut self, qkv: Var, heads: Heads, _layer: usize) -> Var {
+    fn attend(&mut self, qkv: Var, heads: Heads, attention: Attention, _layer: usize) -> Var {
         let (value, log_sums) = match (self.recall(), self.recall()) {
             (Some(value), Some(log_sums)) => (value, log_sums),
-            _ => attend(self, &qkv.value, heads),
+            _ => attend(self, &qkv.value, heads, attention),
         };
         self.remember(&value);
         self.remember(&log_sums);
         let out = self.var(value);
         self.push(|| {
             let kept = Attended { qkv: qkv.value.clone(), out: out.value.clone(), log_sums };
-            Node::Attend { x: qkv.id, out: out.id, kept, heads }
+            Node::Attend { x: qkv.id, out: out.id, kept, heads, attention }
         });
         out
     }
 
-    fn swiglu(&mut self, gate_up: Var) -> Var {
+    fn gated(&mut self, gate_up: Var, activation: Activation) -> Var {
         let rows = gate_up.value.rows();
         let mut value = self.device.empty([rows, gate_up.value.width() / 2]);
-        let _timer = self.time(Operation::SwiGlu, || Work::floats(3 * value.shape().len()));
-        kernels::swiglu(self.device.exec(), gate_up.value.data(), rows, value.data_mut());
+        let _timer = self.time(Operation::Activation, || Work::floats(3 * value.shape().len()));
+        kernels::gated(self.device.exec(), gate_up.value.data(), activation, rows, value.data_mut());
         let mut out = self.var(value);
         let id = out.id;
-        out.source = self.push(|| Node::SwiGlu { x: gate_up.id, out: id, value: gate_up.value.clone() });
+        let value = || gate_up.value.clone();
+        out.source = self.push(|| Node::Gated { x: gate_up.id, out: id, value: value(), activation });
         out
+    }
+
+    fn activate(&mut self, x: Var, activation: Activation) -> Var {
+        let mut value = self.device.empty(x.value.shape());
+        let _timer = self.time(Operation::Activation, || Work::floats(2 * value.shape().len()));
+        kernels::activate(self.device.exec(), x.value.data(), activation, value.data_mut());
+        let mut out = self.var(value);
+        let id = out.id;
+        out.source = self.push(|| Node::Activate { x: x.id, out: id, value: x.value.clone(), activation });
+        out
+    }
+
+    /// # Panics
+    /// On a recording tape: experts are not differentiated.
+    fn experts(&mut self, x: &Var, experts: Experts) -> Var {
+        assert!(self.mode == Mode::Evaluate, "a decoder with experts is not trained");
+        let logits = linear(self, &x.value, experts.router, None);
+        let mut value = self.device.zeros(x.value.shape());
+        let mut run = |x: &[f32], w: Weight, out: &mut [f32]| product(self, x, w, out);
+        let rows = kernels::ExpertRows { x: x.value.data(), logits: logits.data() };
+        kernels::experts(self.device.exec(), experts, rows, &mut run, value.data_mut());
+        self.var(value)
     }
 
     fn add(&mut self, x: Var, y: Var) -> Var {
@@ -169,7 +248,7 @@ impl Ops for Tape<'_> {
             Mode::Checkpoint { branches } if branch.number < branches => self.forget(branch, x, body),
             _ => {
                 let y = body(self, branch.number, &x);
-                let y = self.linear(&y, branch.projection, branch.bias);
+                let y = self.finish_branch(branch, y);
                 self.add(x, y)
             }
         }

@@ -281,7 +281,7 @@ fn another_run_in_the_same_folder_is_refused_by_what_differs() {
     };
     let wider: fn(&Device) -> Init = |_| {
         let mut config = config();
-        config.rope_theta = 5e5;
+        config.rope.theta = 5e5;
         Init::Random(config)
     };
     let given: fn(&Device) -> Init = |device| Init::Weights(Parameters::init(device, config(), 3));

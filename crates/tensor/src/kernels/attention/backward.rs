@@ -6,10 +6,10 @@
 use super::forward::below;
 use super::layout::{copy_rows, padded, transpose_rows};
 use super::tile::{Left, Output, Right, TILE_ROWS, product};
-use super::{AttentionBatch, AttentionKept, KEY_BLOCK, attention_scale};
-use crate::kernels::math::exp_not_positive;
+use super::{AttentionBatch, AttentionKept, KEY_BLOCK};
+use crate::kernels::math::{exp_not_positive, tanh};
 use crate::simd::{Vector, Virtual16};
-use crate::{Disjoint, Isa, dispatch};
+use crate::{Disjoint, Isa, Mask, dispatch};
 use std::ops::Range;
 
 /// Queries that are taken through a block together: a multiple of the tile's.
@@ -51,6 +51,24 @@ impl HeadGradient<'_> {
     fn group(&self) -> usize {
         self.batch.heads.heads / self.batch.heads.kv_heads
     }
+
+    /// The queries that may see keys of the block at `first_key`.
+    fn queries_of(&self, first_key: usize) -> Range<usize> {
+        let tokens = self.document.len();
+        match self.batch.attention.mask {
+            Mask::Causal => first_key..tokens,
+            Mask::Window(window) => first_key..tokens.min((first_key + KEY_BLOCK - 1).saturating_add(window)),
+            Mask::Whole => 0..tokens,
+        }
+    }
+
+    /// The keys of the block at `first_key` that a query sees, counted from the block's first.
+    #[inline(always)]
+    fn seen(&self, query: usize, first_key: usize) -> Range<usize> {
+        let seen = self.batch.attention.seen(query, self.document.len());
+        let within = |key: usize| key.saturating_sub(first_key).min(KEY_BLOCK);
+        within(seen.start)..within(seen.end)
+    }
 }
 
 dispatch! {
@@ -70,9 +88,9 @@ unsafe fn differentiate_generic<V: Vector>(task: &HeadGradient<'_>, work: &mut [
         while first_key < tokens {
             state.load_block(first_key);
             for head in 0..task.group() {
-                let mut first_query = first_key;
-                while first_query < tokens {
-                    let count = CHUNK_ROWS.min(tokens - first_query);
+                let Range { start: mut first_query, end } = task.queries_of(first_key);
+                while first_query < end {
+                    let count = CHUNK_ROWS.min(end - first_query);
                     state.chunk::<V>(head, first_key, first_query, count);
                     first_query += count;
                 }
@@ -189,12 +207,12 @@ impl<'a> State<'a> {
         while tile < count {
             // Keys of the block that the tile's last query sees.
             let last = first_query + (tile + TILE_ROWS).min(count) - 1;
-            let seen = (last + 1 - first_key).min(KEY_BLOCK);
+            let seen = self.task.seen(last, first_key).end;
             unsafe {
                 self.scores::<V>(rows + tile, tile, seen);
                 for index in tile..tile + TILE_ROWS {
-                    let query = first_query + index;
-                    let visible = if index < count { (query + 1 - first_key).min(KEY_BLOCK) } else { 0 };
+                    let seen = self.task.seen(first_query + index, first_key);
+                    let visible = if index < count { seen } else { 0..0 };
                     self.score_gradients::<V>(rows + index, index, visible);
                 }
                 let at = self.d_scores.as_ptr().add(tile * SCORE_STRIDE);
@@ -209,8 +227,11 @@ impl<'a> State<'a> {
         let keys = KEY_BLOCK.min(self.task.document.len() - first_key);
         let mut key = 0;
         while key < keys {
-            // Queries before the tile's first key do not see it.
-            let skipped = (first_key + key).saturating_sub(first_query);
+            // Where rows see only what came before, queries before the tile's first key do not see it.
+            let skipped = match self.task.batch.attention.mask {
+                Mask::Whole => 0,
+                _ => (first_key + key).saturating_sub(first_query),
+            };
             if skipped < count {
                 unsafe { self.key_gradients::<V>(key, rows + skipped, skipped, count - skipped) };
             }
@@ -235,25 +256,37 @@ impl<'a> State<'a> {
         }
     }
 
-    /// Turns one query's products into probabilities and gradients of scores, both 0 from `visible` on.
+    /// Turns one query's products into probabilities and gradients of scores, both 0 outside `visible`.
     #[inline(always)]
-    unsafe fn score_gradients<V: Vector>(&mut self, row: usize, index: usize, visible: usize) {
+    unsafe fn score_gradients<V: Vector>(&mut self, row: usize, index: usize, visible: Range<usize>) {
         unsafe {
-            let scale = V::splat(attention_scale(self.task.batch.heads.head_dim));
+            let attention = self.task.batch.attention;
+            let (factor, scale) = (V::splat(attention.factor()), V::splat(attention.scale));
             let log_sum = V::splat(self.log_sums[row]);
             let delta = V::splat(self.deltas[row]);
             let probabilities = self.probabilities.as_mut_ptr().add(index * SCORE_STRIDE);
             let d_scores = self.d_scores.as_mut_ptr().add(index * SCORE_STRIDE);
             let mut column = 0;
-            while column < visible {
-                let score = V::load(probabilities.add(column)).mul(scale);
+            while column < visible.end {
+                let mut score = V::load(probabilities.add(column)).mul(factor);
+                let mut slope = scale;
+                if let Some(cap) = attention.soft_cap {
+                    let bent = tanh(score);
+                    slope = scale.mul(bent.fma(bent.neg(), V::splat(1.0)));
+                    score = bent.mul(V::splat(cap));
+                }
                 let mut probability = exp_not_positive(score.sub(log_sum));
                 let difference = V::load(d_scores.add(column)).sub(delta);
-                let mut d_score = probability.mul(difference).mul(scale);
-                if column + V::LANES > visible {
-                    let inside = below::<V>(visible - column);
+                let mut d_score = probability.mul(difference).mul(slope);
+                if column + V::LANES > visible.end {
+                    let inside = below::<V>(visible.end - column);
                     probability = V::select(inside, probability, V::zero());
                     d_score = V::select(inside, d_score, V::zero());
+                }
+                if column < visible.start {
+                    let outside = below::<V>(visible.start - column);
+                    probability = V::select(outside, V::zero(), probability);
+                    d_score = V::select(outside, V::zero(), d_score);
                 }
                 probability.store(probabilities.add(column));
                 d_score.store(d_scores.add(column));

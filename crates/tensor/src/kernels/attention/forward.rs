@@ -3,12 +3,13 @@
 #![allow(unsafe_code)]
 #![allow(clippy::undocumented_unsafe_blocks)] // One reason for all: the slices cover what `HeadRows` says.
 
+use super::KEY_BLOCK;
 use super::layout::{Blocks, padded};
 use super::tile::{Left, Output, Right, TILE_ROWS, product};
-use super::{KEY_BLOCK, attention_scale};
-use crate::kernels::math::exp_not_positive;
+use crate::kernels::math::{exp_not_positive, tanh};
 use crate::simd::{Vector, Virtual16};
-use crate::{Disjoint, Heads, dispatch, reference};
+use crate::{Attention, Disjoint, Heads, dispatch, reference};
+use std::ops::Range;
 
 /// Rows that are taken through the blocks together: a multiple of the tile's.
 const CHUNK_ROWS: usize = 8 * TILE_ROWS;
@@ -19,6 +20,9 @@ pub(super) struct HeadRows<'a> {
     /// Fused rows.
     pub qkv: &'a [f32],
     pub heads: Heads,
+    pub attention: Attention,
+    /// How many tokens there are for a row that sees all.
+    pub sequence_tokens: usize,
     pub kv_head: usize,
     /// The first token's row in `qkv`, `out` and `log_sums`.
     pub first_row: usize,
@@ -89,7 +93,8 @@ impl<'a> Chunk<'a> {
         let (maxima, work) = work.split_at_mut(CHUNK_ROWS);
         let totals = &mut work[..CHUNK_ROWS];
         sums.fill(0.0);
-        maxima.fill(f32::NEG_INFINITY);
+        // Not −∞, so that a block of which a row sees nothing changes nothing: e^(−∞ − this) is 0.
+        maxima.fill(f32::MIN);
         totals.fill(0.0);
         let chunk = Chunk { task, first, count, queries, scores, sums, maxima, totals };
         for row in 0..count {
@@ -117,17 +122,27 @@ impl<'a> Chunk<'a> {
         self.task.first_position + (self.first + row.min(self.count - 1)) / group
     }
 
+    /// The keys of a block that a row sees, counted from the block's first.
+    #[inline(always)]
+    fn seen(&self, row: usize, first_key: usize) -> Range<usize> {
+        let seen = self.task.attention.seen(self.position(row), self.task.sequence_tokens);
+        let within = |key: usize| key.saturating_sub(first_key).min(KEY_BLOCK);
+        within(seen.start)..within(seen.end)
+    }
+
     #[inline(always)]
     unsafe fn run<V: Vector, const ROWS: usize>(&mut self) {
-        let last = self.position(self.count - 1);
-        for block in 0..=last / KEY_BLOCK {
+        let (attention, tokens) = (self.task.attention, self.task.sequence_tokens);
+        let first = attention.seen(self.position(0), tokens).start;
+        let last = attention.seen(self.position(self.count - 1), tokens).end - 1;
+        for block in first / KEY_BLOCK..=last / KEY_BLOCK {
             let (keys, values) = self.task.blocks.block(block, self.task.heads.head_dim);
             let mut row = 0;
             while row < self.count {
-                // Keys of this block that the tile's last row sees.
-                let seen =
-                    (self.position(row + ROWS - 1) + 1).saturating_sub(block * KEY_BLOCK).min(KEY_BLOCK);
-                if seen > 0 {
+                // No row of the tile sees a key before those of its first row, nor after those of its last.
+                let from = self.seen(row, block * KEY_BLOCK).start;
+                let seen = self.seen(row + ROWS - 1, block * KEY_BLOCK).end;
+                if from < seen {
                     unsafe { self.tile::<V, ROWS>(row, (keys, values), block * KEY_BLOCK, seen) };
                 }
                 row += ROWS;
@@ -165,13 +180,13 @@ impl<'a> Chunk<'a> {
     /// overlap.
     #[inline(always)]
     unsafe fn softmax<V: Vector, const ROWS: usize>(&mut self, row: usize, columns: usize, first_key: usize) {
-        let scale = attention_scale(self.task.heads.head_dim);
         let scores = self.scores.as_mut_ptr();
         let mut corrections = [0.0; 16];
         unsafe {
             for (index, correction) in corrections.iter_mut().enumerate().take(ROWS) {
-                let visible = (self.position(row + index) + 1).saturating_sub(first_key).min(KEY_BLOCK);
-                let greatest = scale_and_mask::<V>(scores.add(index * KEY_BLOCK), columns, visible, scale);
+                let visible = self.seen(row + index, first_key);
+                let scores = scores.add(index * KEY_BLOCK);
+                let greatest = scale_and_mask::<V>(scores, columns, visible, self.task.attention);
                 let maximum = self.maxima[row + index];
                 let merged = if greatest > maximum { greatest } else { maximum };
                 self.maxima[row + index] = merged;
@@ -254,10 +269,16 @@ unsafe fn scale_row<V: Vector>(row: *mut f32, width: usize, factor: f32) {
     }
 }
 
-/// Multiplies the scores by `scale`, puts −∞ from `visible` on, and returns the greatest.
+/// Scales the scores and caps them, puts −∞ outside `visible`, and returns the greatest.
 #[inline(always)]
-unsafe fn scale_and_mask<V: Vector>(scores: *mut f32, columns: usize, visible: usize, scale: f32) -> f32 {
+unsafe fn scale_and_mask<V: Vector>(
+    scores: *mut f32,
+    columns: usize,
+    visible: Range<usize>,
+    attention: Attention,
+) -> f32 {
     unsafe {
+        let factor = V::splat(attention.factor());
         let mut greatest = Virtual16::<V>::splat(f32::NEG_INFINITY);
         let mut column = 0;
         while column < columns {
@@ -265,10 +286,17 @@ unsafe fn scale_and_mask<V: Vector>(scores: *mut f32, columns: usize, visible: u
             while register < 16 / V::LANES {
                 let offset = column + register * V::LANES;
                 let at = scores.add(offset);
-                let mut score = V::load(at).mul(V::splat(scale));
-                if offset + V::LANES > visible {
-                    let inside = below::<V>(visible.saturating_sub(offset));
+                let mut score = V::load(at).mul(factor);
+                if let Some(cap) = attention.soft_cap {
+                    score = tanh(score).mul(V::splat(cap));
+                }
+                if offset + V::LANES > visible.end {
+                    let inside = below::<V>(visible.end.saturating_sub(offset));
                     score = V::select(inside, score, V::splat(f32::NEG_INFINITY));
+                }
+                if offset < visible.start {
+                    let outside = below::<V>(visible.start - offset);
+                    score = V::select(outside, V::splat(f32::NEG_INFINITY), score);
                 }
                 score.store(at);
                 greatest.set_register(register, score.max(greatest.register(register)));

@@ -1,6 +1,6 @@
-//! Causal grouped-query attention over packed documents, never holding a time×time matrix. Keys are taken in
-//! blocks of [`KEY_BLOCK`] counted from the document's first token and merged in ascending order, so that a
-//! row's result depends on nothing but its own query and the keys and values up to its position.
+//! Grouped-query attention over packed documents, never holding a time×time matrix. Keys are taken in blocks of
+//! [`KEY_BLOCK`] counted from the document's first token and merged in ascending order, so that a row's result
+//! depends on nothing but its own query and the keys and values that it sees.
 
 #![allow(unsafe_code)]
 
@@ -14,7 +14,7 @@ mod tile;
 
 pub use paged::{PageLayout, PagedBatch, PagedRows, attention_paged, store_rows};
 
-use crate::{Disjoint, Exec, Heads};
+use crate::{Attention, Disjoint, Exec, Heads, Mask};
 use backward::HeadGradient;
 use forward::HeadRows;
 use layout::{Blocks, fill_blocks, head_block_len};
@@ -34,6 +34,8 @@ pub struct AttentionBatch<'a> {
     pub documents: &'a [Range<usize>],
     /// How a fused row is divided.
     pub heads: Heads,
+    /// Which keys a row sees, and how scores are made.
+    pub attention: Attention,
 }
 
 /// What the backward pass needs of the forward one.
@@ -45,13 +47,12 @@ pub struct AttentionKept<'a> {
     pub log_sums: &'a [f32],
 }
 
-/// What a product of query and key is multiplied with: 1 / sqrt(head_dim).
+/// What a product of query and key is usually multiplied with: 1 / sqrt(head_dim).
 pub fn attention_scale(head_dim: usize) -> f32 {
     1.0 / (head_dim as f32).sqrt()
 }
 
-/// Attention of every token over the tokens of its document up to itself, with `out` (tokens, heads·head_dim)
-/// and
+/// Attention of every token over the tokens of its document that it sees, with `out` (tokens, heads·head_dim) and
 /// `log_sums` (tokens, heads). Tokens outside every document are left alone.
 pub fn attention_forward(exec: Exec<'_>, batch: AttentionBatch<'_>, out: &mut [f32], log_sums: &mut [f32]) {
     let heads = batch.heads;
@@ -69,14 +70,17 @@ pub fn attention_forward(exec: Exec<'_>, batch: AttentionBatch<'_>, out: &mut [f
         let document = &batch.documents[index];
         let (kv_head, first) = (part % heads.kv_heads, part / heads.kv_heads * ROWS_PER_TASK);
         let end = document.len().min(first + ROWS_PER_TASK);
-        let blocks_len = end.div_ceil(KEY_BLOCK) * head_block_len(heads.head_dim);
+        let keys = if batch.attention.mask == Mask::Whole { document.len() } else { end };
+        let blocks_len = keys.div_ceil(KEY_BLOCK) * head_block_len(heads.head_dim);
         let mut work = exec.pool.scratch().take(blocks_len + forward::work_len(heads.head_dim));
         let (blocks, work) = work.split_at_mut(blocks_len);
-        let rows = document.start * heads.fused_width()..(document.start + end) * heads.fused_width();
+        let rows = document.start * heads.fused_width()..(document.start + keys) * heads.fused_width();
         fill_blocks(exec.isa, &batch.qkv[rows], (heads, kv_head), blocks);
         let task = HeadRows {
             qkv: batch.qkv,
             heads,
+            attention: batch.attention,
+            sequence_tokens: document.len(),
             kv_head,
             first_row: document.start + first,
             tokens: end - first,

@@ -5,7 +5,7 @@
 use super::forward::{HeadRows, attend, work_len};
 use super::layout::{Blocks, PagedBlocks, head_block_len, padded};
 use super::{KEY_BLOCK, ROWS_PER_TASK};
-use crate::{Disjoint, Exec, Heads};
+use crate::{Attention, Disjoint, Exec, Heads, Mask};
 
 /// How the pages of one layer lie in a buffer.
 ///
@@ -89,6 +89,8 @@ pub struct PagedBatch<'a> {
     pub qkv: &'a [f32],
     /// How the pages lie.
     pub layout: PageLayout,
+    /// Which keys a row sees, but never more than those up to itself, and how scores are made.
+    pub attention: Attention,
     /// The layer's pages, with the new rows already stored.
     pub pages: &'a [f32],
     /// Number of sequences.
@@ -97,12 +99,14 @@ pub struct PagedBatch<'a> {
     pub sequence: &'a (dyn Fn(usize) -> PagedRows<'a> + Sync),
 }
 
-/// Attention of every new row over all tokens of its sequence up to itself: `out` (rows, heads·head_dim).
+/// Attention of every new row over those tokens of its sequence up to itself that it sees: `out` (rows,
+/// heads·head_dim).
 ///
 /// # Panics
-/// When a row or a page lies outside its buffer.
+/// When rows should see tokens after them, which may not be known yet, or a row or a page lies outside its buffer.
 pub fn attention_paged(exec: Exec<'_>, batch: PagedBatch<'_>, out: &mut [f32]) {
     let heads = batch.layout.heads;
+    assert!(batch.attention.mask != Mask::Whole, "a cache holds only what came before");
     let out = Disjoint::new(out);
     let parts = |rows: usize| rows.div_ceil(ROWS_PER_TASK) * heads.kv_heads;
     let tasks = (0..batch.sequences).map(|index| parts((batch.sequence)(index).rows)).sum();
@@ -125,6 +129,8 @@ pub fn attention_paged(exec: Exec<'_>, batch: PagedBatch<'_>, out: &mut [f32]) {
         let task = HeadRows {
             qkv: batch.qkv,
             heads,
+            attention: batch.attention,
+            sequence_tokens: rows.first_position + rows.rows,
             kv_head,
             first_row: rows.row + first,
             tokens: ROWS_PER_TASK.min(rows.rows - first),

@@ -8,12 +8,14 @@ use crate::reference;
 
 struct Case {
     heads: Heads,
+    attention: Attention,
     documents: Vec<Range<usize>>,
     tokens: usize,
 }
 
 fn case(heads: usize, kv_heads: usize, head_dim: usize, documents: &[Range<usize>], tokens: usize) -> Case {
-    Case { heads: Heads { heads, kv_heads, head_dim }, documents: documents.to_vec(), tokens }
+    let (heads, attention) = (Heads { heads, kv_heads, head_dim }, Attention::causal(head_dim));
+    Case { heads, attention, documents: documents.to_vec(), tokens }
 }
 
 fn cases() -> Vec<Case> {
@@ -26,7 +28,26 @@ fn cases() -> Vec<Case> {
         case(1, 1, 96, &[0..7], 7),
         case(2, 1, 128, &[0..90], 90),
         case(2, 1, 7, &[0..90], 90),
+        Case { attention: windowed(1), ..case(2, 1, 12, &[0..70], 70) },
+        Case { attention: windowed(30), ..case(4, 2, 16, &[0..150, 150..201], 201) },
+        Case { attention: windowed(64), ..case(2, 2, 20, &[3..200], 201) },
+        Case { attention: windowed(1000), ..case(3, 1, 14, &[0..90], 90) },
+        Case {
+            attention: Attention { mask: Mask::Whole, ..windowed(1) },
+            ..case(2, 1, 16, &[0..5, 5..150], 150)
+        },
+        Case { attention: capped(Mask::Causal), ..case(2, 1, 24, &[0..100], 100) },
+        Case { attention: capped(Mask::Window(40)), ..case(4, 1, 8, &[1..120], 120) },
+        Case { attention: Attention { mask: Mask::Whole, ..windowed(1) }, ..case(2, 2, 8, &[0..530], 530) },
     ]
+}
+
+fn windowed(tokens: usize) -> Attention {
+    Attention { mask: Mask::Window(tokens), scale: 0.3, soft_cap: None }
+}
+
+fn capped(mask: Mask) -> Attention {
+    Attention { mask, scale: 0.5, soft_cap: Some(2.5) }
 }
 
 #[test]
@@ -36,7 +57,8 @@ fn forward_and_backward_have_the_bits_of_the_reference() {
         let qkv: Vec<f32> =
             random(seed as u64, case.tokens * heads.fused_width()).iter().map(|x| 3.0 * x).collect();
         let d_out = random(100 + seed as u64, case.tokens * heads.out_width());
-        let batch = AttentionBatch { qkv: &qkv, documents: &case.documents, heads };
+        let batch =
+            AttentionBatch { qkv: &qkv, documents: &case.documents, heads, attention: case.attention };
         let mut out = vec![7.0; d_out.len()];
         let mut log_sums = vec![7.0; case.tokens * heads.heads];
         let mut d_qkv = vec![7.0; qkv.len()];
@@ -58,13 +80,19 @@ fn forward_and_backward_have_the_bits_of_the_reference() {
 
 #[test]
 fn pages_give_the_bits_of_whole_sequences() {
+    for attention in [Attention::causal(20), windowed(50), windowed(100), capped(Mask::Window(64))] {
+        check_pages(attention);
+    }
+}
+
+fn check_pages(attention: Attention) {
     let heads = Heads { heads: 4, kv_heads: 2, head_dim: 20 };
     let lengths = [150, 70];
     let qkv = random(3, 220 * heads.fused_width());
     let documents = [0..150, 150..220];
     let mut whole = vec![0.0; 220 * heads.out_width()];
     let mut log_sums = vec![0.0; 220 * heads.heads];
-    let batch = AttentionBatch { qkv: &qkv, documents: &documents, heads };
+    let batch = AttentionBatch { qkv: &qkv, documents: &documents, heads, attention };
     reference::attention::attention_forward(batch, &mut whole, &mut log_sums);
     let tables: [&[u32]; 2] = [&[4, 1], &[2]];
     each_exec(|exec| {
@@ -87,8 +115,14 @@ fn pages_give_the_bits_of_whole_sequences() {
                 sequences.iter().for_each(|rows| store_rows(layout, &mut pages, &fused, *rows));
                 let mut out = vec![0.0; fused.len() / heads.fused_width() * heads.out_width()];
                 let sequence = |index: usize| sequences[index];
-                let batch =
-                    PagedBatch { qkv: &fused, layout, pages: &pages, sequences: 2, sequence: &sequence };
+                let batch = PagedBatch {
+                    qkv: &fused,
+                    layout,
+                    attention,
+                    pages: &pages,
+                    sequences: 2,
+                    sequence: &sequence,
+                };
                 attention_paged(exec, batch, &mut out);
                 for index in 0..2 {
                     let width = heads.out_width();
@@ -104,6 +138,13 @@ fn pages_give_the_bits_of_whole_sequences() {
 
 #[test]
 fn gradient_agrees_with_finite_differences() {
+    let whole = Attention { mask: Mask::Whole, ..windowed(1) };
+    for attention in [Attention::causal(6), windowed(2), whole, capped(Mask::Causal)] {
+        check_differences(attention);
+    }
+}
+
+fn check_differences(attention: Attention) {
     let heads = Heads { heads: 4, kv_heads: 2, head_dim: 6 };
     let documents = [0..5, 5..8];
     let qkv = random(11, 8 * heads.fused_width());
@@ -111,13 +152,13 @@ fn gradient_agrees_with_finite_differences() {
     let forward = |qkv: &[f32]| {
         let mut out = vec![0.0; 8 * heads.out_width()];
         let mut log_sums = vec![0.0; 8 * heads.heads];
-        let batch = AttentionBatch { qkv, documents: &documents, heads };
+        let batch = AttentionBatch { qkv, documents: &documents, heads, attention };
         reference::attention::attention_forward(batch, &mut out, &mut log_sums);
         (out, log_sums)
     };
     let (out, log_sums) = forward(&qkv);
     let mut d_qkv = vec![0.0; qkv.len()];
-    let batch = AttentionBatch { qkv: &qkv, documents: &documents, heads };
+    let batch = AttentionBatch { qkv: &qkv, documents: &documents, heads, attention };
     let kept = AttentionKept { out: &out, log_sums: &log_sums };
     reference::attention::attention_backward(batch, kept, &d_out, &mut d_qkv);
     check_gradient("attention", &qkv, &d_qkv, |qkv| inner(&forward(qkv).0, &d_out));
