@@ -248,13 +248,21 @@ unsafe fn quantize_block<Q: Quads>(values: &[f32], to: &mut [i8]) -> f32 {
             not_finite = value.fma(Q::V::zero(), not_finite);
             i += Q::V::LANES;
         }
-        let mut lanes = [0.0_f32; 16];
-        not_finite.store(lanes.as_mut_ptr());
-        let poison: f32 = lanes.iter().sum();
-        lanes = [0.0; 16];
-        largest.store(lanes.as_mut_ptr());
-        let largest =
-            lanes.iter().fold(0.0_f32, |largest, lane| if *lane > largest { *lane } else { largest });
+        let (mut most, mut sum) = ([0.0_f32; 16], [0.0_f32; 16]);
+        largest.store(most.as_mut_ptr());
+        not_finite.store(sum.as_mut_ptr());
+        // In a tree, which the compiler turns into vectors; chains of sixteen would take longer than all the rest.
+        let mut width = 8;
+        while width > 0 {
+            let mut i = 0;
+            while i < width {
+                most[i] = if most[i] > most[i + width] { most[i] } else { most[i + width] };
+                sum[i] += sum[i + width];
+                i += 1;
+            }
+            width /= 2;
+        }
+        let (largest, poison) = (most[0], sum[0]);
         if poison.is_nan() || largest < LEAST {
             to.fill(0);
             return poison;
