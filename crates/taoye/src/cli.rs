@@ -338,6 +338,8 @@ pub struct EvalTasks {
 pub enum Bench {
     /// Matrix products of the trainer's shapes against the fused-multiply-add peak
     Gemm,
+    /// Attention over a cache of keys and values at a depth, against the peak or the memory's speed
+    Attention(BenchAttention),
     /// Whole training steps: tokens/s, share of the peak, memory
     Train(BenchTrain),
     /// Training steps along width, context and batch: tokens/s and share of the peak
@@ -383,6 +385,28 @@ pub struct BenchInference {
     pub rounds: usize,
     #[command(flatten)]
     pub load: LoadFlags,
+}
+
+#[derive(Args)]
+pub struct BenchAttention {
+    /// Query heads
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    pub heads: usize,
+    /// Key/value heads
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    pub kv_heads: usize,
+    /// Width of a head
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    pub head_dim: usize,
+    /// Tokens in the cache
+    #[arg(long, value_name = "N", default_value_t = 4096)]
+    pub depth: usize,
+    /// New rows; 1 is a step of decoding
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    pub rows: usize,
+    /// How keys and values are stored: f32, f16 or q8
+    #[arg(long, value_name = "TYPE", default_value = "f16")]
+    pub kv: tensor::kernels::attention::KvType,
 }
 
 #[derive(Args)]

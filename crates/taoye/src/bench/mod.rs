@@ -1,5 +1,6 @@
 //! `taoye bench`: this program's speed beside the machine's own limits, measured in the same run.
 
+mod attention;
 mod gemm;
 mod inference;
 mod profile;
@@ -19,6 +20,7 @@ use anyhow::Result;
 pub fn run(context: &Context, command: &Bench) -> Result<()> {
     match command {
         Bench::Gemm => gemm::run(context),
+        Bench::Attention(flags) => attention::run(context, flags),
         Bench::Train(flags) => train::run(context, flags),
         Bench::Sweep(flags) => sweep::run(context, flags),
         Bench::Tokenizer(flags) => tokenizer::run(context, flags),

@@ -1,6 +1,6 @@
 //! The trainer's matrix products as a benchmark: their shapes, and how fast they go on this machine.
 
-use super::{Into, MatMut, MatRef, gemm};
+use super::{HalfMatrix, Into, MatMut, MatRef, PackedMatrix, PanelType, gemm, gemm_packed};
 use crate::{AlignedBuffer, Exec};
 use std::time::{Duration, Instant};
 
@@ -74,6 +74,33 @@ pub fn measure(exec: Exec<'_>, shape: Shape, role: Role, time: Duration) -> f64 
         best = best.min(once());
     }
     (2 * m * k * n) as f64 / best / 1e9
+}
+
+/// The speed of `m` rows times packed weights of (K, N), in GFLOP/s and in GB/s of weights, each read once: the median.
+pub fn measure_packed(exec: Exec<'_>, shape: Shape, panel_type: PanelType, time: Duration) -> (f64, f64) {
+    let Shape { m, k, n, .. } = shape;
+    let (x, mut y) = (filled(m * k), filled(m * n));
+    let packed = match panel_type {
+        PanelType::F32 => PackedMatrix::pack(exec, MatRef::new(&filled(n * k), n, k).t()),
+        half => {
+            let bytes: Vec<u8> = (0..2 * n * k).map(|i| if i % 2 == 0 { i as u8 } else { 0x3C }).collect();
+            PackedMatrix::pack_half(exec, HalfMatrix { bytes: &bytes, half, outputs: n, inputs: k })
+        }
+    };
+    let mut once = || {
+        let begun = Instant::now();
+        gemm_packed(exec, MatRef::new(&x, m, k), &packed, MatMut::new(&mut y, m, n), Into::Overwrite);
+        begun.elapsed().as_secs_f64()
+    };
+    once();
+    let begun = Instant::now();
+    let mut times = vec![once()];
+    while begun.elapsed() < time {
+        times.push(once());
+    }
+    times.sort_by(f64::total_cmp);
+    let seconds = times[times.len() / 2];
+    ((2 * m * k * n) as f64 / seconds / 1e9, (n * k * panel_type.bytes()) as f64 / seconds / 1e9)
 }
 
 fn filled(length: usize) -> AlignedBuffer {

@@ -88,28 +88,33 @@ unsafe fn run<V: Vector, E: Element, const ROWS: usize>(
     data: *const E,
     panels: Range<usize>,
 ) {
-    // Two registers for each row and stream, and some for what is read.
-    let streams = if V::LANES < 16 && ROWS > 2 {
-        1
-    } else if V::LANES < 16 || ROWS > 3 {
-        2
-    } else {
-        STREAMS
-    };
+    let streams = const { streams_for(V::LANES, V::PLAIN, ROWS) };
     let length = panels.len() / streams;
     // SAFETY: the caller's promise; the panels lie within the run.
     unsafe {
         for index in 0..length {
             let first = panels.start + index;
-            match streams {
-                1 => together::<V, E, ROWS, 1>(product, data, (first, length)),
-                2 => together::<V, E, ROWS, 2>(product, data, (first, length)),
-                _ => together::<V, E, ROWS, 4>(product, data, (first, length)),
+            if const { streams_for(V::LANES, V::PLAIN, ROWS) == 4 } {
+                together::<V, E, ROWS, 4>(product, data, (first, length));
+            } else if const { streams_for(V::LANES, V::PLAIN, ROWS) == 2 } {
+                together::<V, E, ROWS, 2>(product, data, (first, length));
+            } else {
+                together::<V, E, ROWS, 1>(product, data, (first, length));
             }
         }
         for panel in panels.start + streams * length..panels.end {
             together::<V, E, ROWS, 1>(product, data, (panel, 0));
         }
+    }
+}
+
+/// Streams for which there are registers: two for each row and stream, and some for what is read.
+const fn streams_for(lanes: usize, plain: bool, rows: usize) -> usize {
+    match (lanes, rows) {
+        _ if plain => 1,
+        (16, 1..=3) => STREAMS,
+        (16, _) | (_, 1..=2) => 2,
+        _ => 1,
     }
 }
 

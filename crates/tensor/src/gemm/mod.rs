@@ -26,8 +26,9 @@ pub use matrix::{Into, MatMut, MatRef};
 pub(crate) use pack::transpose;
 pub use packed::{HalfMatrix, PackedMatrix, PackedRef, gemm_packed, pack_half, packed_bytes};
 pub use panels::PanelType;
+pub(crate) use panels::{Element, F16};
 pub use symmetric::gemm_symmetric;
-pub(crate) use tile::prefetch;
+pub(crate) use tile::{prefetch, prefetch_second_level};
 
 use crate::Exec;
 use block::{B_LENGTH_MAX, Block, Blocks, GROUP_MAX};

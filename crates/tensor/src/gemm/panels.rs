@@ -53,7 +53,7 @@ impl Panels<'_> {
 }
 
 /// What a panel consists of.
-pub(super) trait Element: Copy + Sync {
+pub(crate) trait Element: Copy + Sync {
     /// Reads a register of elements.
     ///
     /// # Safety
@@ -64,7 +64,7 @@ pub(super) trait Element: Copy + Sync {
 /// The bits of an f16.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
-pub(super) struct F16(#[allow(dead_code)] u16); // Read through pointers only.
+pub(crate) struct F16(#[allow(dead_code)] u16); // Read through pointers only.
 
 /// The bits of a bf16.
 #[derive(Clone, Copy)]

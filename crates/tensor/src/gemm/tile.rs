@@ -197,7 +197,7 @@ const _: () = assert!(AHEAD_STEPS == 4, "the kernel's loop is written out");
 
 /// Asks the second-level cache for what is at `address`, which need not be mapped.
 #[inline(always)]
-fn prefetch_second_level(address: *const f32) {
+pub(crate) fn prefetch_second_level(address: *const f32) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a prefetch is a hint; the processor ignores an address that is not mapped.
     unsafe {

@@ -24,6 +24,7 @@ macro_rules! lanes {
 
 impl<const N: usize> Vector for Array<N> {
     const LANES: usize = N;
+    const PLAIN: bool = true;
     type Mask = [bool; N];
     type Integers = [i32; N];
 

@@ -41,6 +41,8 @@ pub use sixteen::Virtual16;
 pub trait Vector: Copy {
     /// Lanes of f32: 4, 8 or 16.
     const LANES: usize;
+    /// Whether it is a plain array, for which many registers at once are only more code.
+    const PLAIN: bool = false;
     /// One truth value a lane.
     type Mask: Copy;
     /// As many lanes of 32-bit integers.
@@ -96,6 +98,41 @@ pub trait Vector: Copy {
     unsafe fn floor(self) -> Self;
     /// The nearest integer, ties to even.
     unsafe fn round(self) -> Self;
+
+    /// The sum of the lanes in a tree: lane i and lane i + `LANES` / 2, and so on.
+    #[inline(always)]
+    unsafe fn tree_add(self) -> f32 {
+        let mut lanes = [0.0_f32; 16];
+        // SAFETY: the caller upholds the trait's contract; there is room for the widest instance.
+        unsafe { self.store(lanes.as_mut_ptr()) };
+        let mut width = Self::LANES / 2;
+        while width > 0 {
+            let mut i = 0;
+            while i < width {
+                lanes[i] += lanes[i + width];
+                i += 1;
+            }
+            width /= 2;
+        }
+        lanes[0]
+    }
+    /// The largest lane by [`Vector::max`], in the same tree.
+    #[inline(always)]
+    unsafe fn tree_max(self) -> f32 {
+        let mut lanes = [0.0_f32; 16];
+        // SAFETY: as above.
+        unsafe { self.store(lanes.as_mut_ptr()) };
+        let mut width = Self::LANES / 2;
+        while width > 0 {
+            let mut i = 0;
+            while i < width {
+                lanes[i] = if lanes[i] > lanes[i + width] { lanes[i] } else { lanes[i + width] };
+                i += 1;
+            }
+            width /= 2;
+        }
+        lanes[0]
+    }
 
     /// `self < other`; false where either is NaN.
     unsafe fn less(self, other: Self) -> Self::Mask;

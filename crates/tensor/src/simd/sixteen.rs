@@ -115,33 +115,25 @@ impl<V: Vector> Virtual16<V> {
     /// The sum of the lanes, in the fixed tree.
     #[inline(always)]
     pub unsafe fn reduce_add(self) -> f32 {
-        let mut lanes = [0.0_f32; 16];
-        unsafe { self.store(lanes.as_mut_ptr()) };
-        let mut width = 8;
-        while width > 0 {
-            let mut i = 0;
-            while i < width {
-                lanes[i] += lanes[i + width];
-                i += 1;
+        let [a, b, c, d] = self.0;
+        unsafe {
+            match V::LANES {
+                16 => a.tree_add(),
+                8 => a.add(b).tree_add(),
+                _ => a.add(c).add(b.add(d)).tree_add(),
             }
-            width /= 2;
         }
-        lanes[0]
     }
     /// The largest lane by [`Vector::max`], in the fixed tree.
     #[inline(always)]
     pub unsafe fn reduce_max(self) -> f32 {
-        let mut lanes = [0.0_f32; 16];
-        unsafe { self.store(lanes.as_mut_ptr()) };
-        let mut width = 8;
-        while width > 0 {
-            let mut i = 0;
-            while i < width {
-                lanes[i] = if lanes[i] > lanes[i + width] { lanes[i] } else { lanes[i + width] };
-                i += 1;
+        let [a, b, c, d] = self.0;
+        unsafe {
+            match V::LANES {
+                16 => a.tree_max(),
+                8 => a.max(b).tree_max(),
+                _ => a.max(c).max(b.max(d)).tree_max(),
             }
-            width /= 2;
         }
-        lanes[0]
     }
 }

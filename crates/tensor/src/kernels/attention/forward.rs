@@ -4,19 +4,23 @@
 #![allow(clippy::undocumented_unsafe_blocks)] // One reason for all: the slices cover what `HeadRows` says.
 
 use super::KEY_BLOCK;
-use super::layout::{Blocks, padded};
+use super::few::{FewBlock, add_values_of_few, scores_of_few};
+use super::layout::{Block, Blocks, padded, widen_keys, widen_values, widen_work_len};
 use super::tile::{Left, Output, Right, TILE_ROWS, product};
 use crate::kernels::math::{exp_not_positive, tanh};
 use crate::simd::{Vector, Virtual16};
-use crate::{Attention, Disjoint, Heads, dispatch, reference};
+use crate::{Attention, Disjoint, Heads, Isa, dispatch, reference};
 use std::ops::Range;
 
-/// Rows that are taken through the blocks together: a multiple of the tile's.
-const CHUNK_ROWS: usize = 8 * TILE_ROWS;
+/// Rows that are taken through the blocks together: a multiple of the tile's, enough that a block is worth widening.
+pub(super) const CHUNK_ROWS: usize = 32 * TILE_ROWS;
+/// Rows after the last that full tiles read and write.
+const SLACK_ROWS: usize = TILE_ROWS - 1;
 
 /// Consecutive tokens of one sequence, and the key/value head whose query heads are computed.
 #[derive(Clone, Copy)]
 pub(super) struct HeadRows<'a> {
+    pub isa: Isa,
     /// Fused rows.
     pub qkv: &'a [f32],
     pub heads: Heads,
@@ -38,7 +42,9 @@ pub(super) struct HeadRows<'a> {
 
 /// Floats of work space that [`attend`] needs.
 pub(super) fn work_len(head_dim: usize) -> usize {
-    CHUNK_ROWS * (head_dim + padded(head_dim)) + TILE_ROWS * KEY_BLOCK + 2 * CHUNK_ROWS
+    let rows = (CHUNK_ROWS + SLACK_ROWS) * (head_dim + padded(head_dim) + 2);
+    let block = KEY_BLOCK * (head_dim + padded(head_dim)) + widen_work_len(head_dim);
+    rows + TILE_ROWS * KEY_BLOCK + block
 }
 
 dispatch! {
@@ -54,12 +60,7 @@ unsafe fn attend_generic<V: Vector>(task: &HeadRows<'_>, work: &mut [f32]) {
         let count = CHUNK_ROWS.min(rows - first);
         let mut chunk = Chunk::new(task, first, count, work);
         unsafe {
-            // A full tile wastes work on rows that are not there, but it reads the blocks once.
-            if count == 1 {
-                chunk.run::<V, 1>()
-            } else {
-                chunk.run::<V, TILE_ROWS>()
-            }
+            chunk.run::<V>();
             chunk.finish();
         }
         first += count;
@@ -71,39 +72,54 @@ struct Chunk<'a> {
     task: &'a HeadRows<'a>,
     first: usize,
     count: usize,
-    /// (rows, head_dim).
+    /// (rows and slack, head_dim).
     queries: &'a mut [f32],
     /// (tile, 64).
     scores: &'a mut [f32],
-    /// (rows, padded head_dim).
+    /// (rows and slack, padded head_dim).
     sums: &'a mut [f32],
     /// The running maximum of each row.
     maxima: &'a mut [f32],
     /// The running sum of exponentials of each row.
     totals: &'a mut [f32],
+    /// A block in f32: its keys (head_dim, 64), its values (64, padded head_dim), and work space.
+    keys: &'a mut [f32],
+    values: &'a mut [f32],
+    widen_work: &'a mut [f32],
 }
 
 impl<'a> Chunk<'a> {
     #[inline(always)]
-    fn new(task: &'a HeadRows<'a>, first: usize, count: usize, work: &'a mut [f32]) -> Chunk<'a> {
+    fn new(task: &'a HeadRows<'a>, first: usize, count: usize, mut work: &'a mut [f32]) -> Chunk<'a> {
         let head_dim = task.heads.head_dim;
-        let (queries, work) = work.split_at_mut(CHUNK_ROWS * head_dim);
-        let (sums, work) = work.split_at_mut(CHUNK_ROWS * padded(head_dim));
-        let (scores, work) = work.split_at_mut(TILE_ROWS * KEY_BLOCK);
-        let (maxima, work) = work.split_at_mut(CHUNK_ROWS);
-        let totals = &mut work[..CHUNK_ROWS];
-        sums.fill(0.0);
+        let mut part = |len: usize| {
+            let (part, rest) = std::mem::take(&mut work).split_at_mut(len);
+            work = rest;
+            part
+        };
+        let chunk = Chunk {
+            task,
+            first,
+            count,
+            queries: part((count + SLACK_ROWS) * head_dim),
+            scores: part(TILE_ROWS * KEY_BLOCK),
+            sums: part((count + SLACK_ROWS) * padded(head_dim)),
+            maxima: part(count),
+            totals: part(count),
+            keys: part(KEY_BLOCK * head_dim),
+            values: part(KEY_BLOCK * padded(head_dim)),
+            widen_work: part(widen_work_len(head_dim)),
+        };
+        chunk.sums.fill(0.0);
         // Not −∞, so that a block of which a row sees nothing changes nothing: e^(−∞ − this) is 0.
-        maxima.fill(f32::MIN);
-        totals.fill(0.0);
-        let chunk = Chunk { task, first, count, queries, scores, sums, maxima, totals };
+        chunk.maxima.fill(f32::MIN);
+        chunk.totals.fill(0.0);
         for row in 0..count {
             let (token, head) = chunk.place(row);
             let from = token * task.heads.fused_width() + head * head_dim;
             chunk.queries[row * head_dim..][..head_dim].copy_from_slice(&task.qkv[from..][..head_dim]);
         }
-        let end = count.next_multiple_of(TILE_ROWS) * head_dim;
-        chunk.queries[count * head_dim..end].fill(0.0);
+        chunk.queries[count * head_dim..].fill(0.0);
         chunk
     }
 
@@ -115,11 +131,11 @@ impl<'a> Chunk<'a> {
         (self.task.first_row + index / group, self.task.kv_head * group + index % group)
     }
 
-    /// Position of a row in its sequence; rows beyond the last count as the last.
+    /// Position of a row in its sequence.
     #[inline(always)]
     fn position(&self, row: usize) -> usize {
         let group = self.task.heads.heads / self.task.heads.kv_heads;
-        self.task.first_position + (self.first + row.min(self.count - 1)) / group
+        self.task.first_position + (self.first + row) / group
     }
 
     /// The keys of a block that a row sees, counted from the block's first.
@@ -131,47 +147,81 @@ impl<'a> Chunk<'a> {
     }
 
     #[inline(always)]
-    unsafe fn run<V: Vector, const ROWS: usize>(&mut self) {
+    unsafe fn run<V: Vector>(&mut self) {
         let (attention, tokens) = (self.task.attention, self.task.sequence_tokens);
         let first = attention.seen(self.position(0), tokens).start;
         let last = attention.seen(self.position(self.count - 1), tokens).end - 1;
-        for block in first / KEY_BLOCK..=last / KEY_BLOCK {
-            let (keys, values) = self.task.blocks.block(block, self.task.heads.head_dim);
-            let mut row = 0;
-            while row < self.count {
-                // No row of the tile sees a key before those of its first row, nor after those of its last.
-                let from = self.seen(row, block * KEY_BLOCK).start;
-                let seen = self.seen(row + ROWS - 1, block * KEY_BLOCK).end;
-                if from < seen {
-                    unsafe { self.tile::<V, ROWS>(row, (keys, values), block * KEY_BLOCK, seen) };
+        for index in first / KEY_BLOCK..=last / KEY_BLOCK {
+            let block = self.task.blocks.block(index, self.task.heads.head_dim);
+            let first_key = index * KEY_BLOCK;
+            unsafe {
+                if self.count <= TILE_ROWS {
+                    // The last block fetches itself again.
+                    let following = (index + 1).min(last / KEY_BLOCK);
+                    let next = self.task.blocks.block(following, self.task.heads.head_dim);
+                    self.few::<V>(block, next, first_key);
+                } else if let Block::F32 { keys, values } = block {
+                    self.tiles::<V>(keys.as_ptr(), values.as_ptr(), first_key);
+                } else {
+                    let head_dim = self.task.heads.head_dim;
+                    widen_keys::<V>(block, self.keys);
+                    let columns = 0..padded(head_dim);
+                    widen_values::<V>(block, (head_dim, columns), self.values, self.widen_work);
+                    self.tiles::<V>(self.keys.as_ptr(), self.values.as_ptr(), first_key);
                 }
-                row += ROWS;
             }
         }
     }
 
+    /// Takes all rows through a block: its keys (head_dim, 64) and values (64, padded head_dim). Tiles are full; rows
+    /// beyond the last are computed and forgotten.
     #[inline(always)]
-    unsafe fn tile<V: Vector, const ROWS: usize>(
-        &mut self,
-        row: usize,
-        (keys, values): (&[f32], &[f32]),
-        first_key: usize,
-        seen: usize,
-    ) {
+    unsafe fn tiles<V: Vector>(&mut self, keys: *const f32, values: *const f32, first_key: usize) {
         let head_dim = self.task.heads.head_dim;
         let width = padded(head_dim);
-        let columns = seen.next_multiple_of(16);
+        let mut row = 0;
+        while row < self.count {
+            let rows = TILE_ROWS.min(self.count - row);
+            // No row of the tile sees a key before those of its first row, nor after those of its last.
+            let from = self.seen(row, first_key).start;
+            let seen = self.seen(row + rows - 1, first_key).end;
+            if from < seen {
+                let columns = seen.next_multiple_of(16);
+                unsafe {
+                    let at = self.queries.as_ptr().add(row * head_dim);
+                    let left = Left { at, row_stride: head_dim, step_stride: 1 };
+                    let right = Right { at: keys, stride: KEY_BLOCK, depth: head_dim };
+                    let scores = Output { at: self.scores.as_mut_ptr(), stride: KEY_BLOCK, columns };
+                    product::<V, TILE_ROWS, true>(left, right, scores);
+                    self.softmax::<V>((row, rows), columns, first_key);
+                    let left = Left { at: self.scores.as_ptr(), row_stride: KEY_BLOCK, step_stride: 1 };
+                    let right = Right { at: values, stride: width, depth: seen };
+                    let at = self.sums.as_mut_ptr().add(row * width);
+                    product::<V, TILE_ROWS, false>(left, right, Output { at, stride: width, columns: width });
+                }
+            }
+            row += rows;
+        }
+    }
+
+    /// Takes one tile of rows through a block while the caches fetch the next.
+    #[inline(always)]
+    unsafe fn few<V: Vector>(&mut self, block: Block<'_>, next: Block<'_>, first_key: usize) {
+        let (isa, head_dim, rows) = (self.task.isa, self.task.heads.head_dim, self.count);
+        let width = padded(head_dim);
+        let seen = self.seen(rows - 1, first_key).end;
+        if self.seen(0, first_key).start >= seen {
+            return;
+        }
+        let block = FewBlock { block, next, head_dim, seen, columns: (0, width) };
+        let queries = Left { at: self.queries.as_ptr(), row_stride: head_dim, step_stride: 1 };
+        let scores = Output { at: self.scores.as_mut_ptr(), stride: KEY_BLOCK, columns: KEY_BLOCK };
+        let sums = Output { at: self.sums.as_mut_ptr(), stride: width, columns: width };
+        let weights = Left { at: self.scores.as_ptr(), row_stride: KEY_BLOCK, step_stride: 1 };
         unsafe {
-            let left =
-                Left { at: self.queries.as_ptr().add(row * head_dim), row_stride: head_dim, step_stride: 1 };
-            let right = Right { at: keys.as_ptr(), stride: KEY_BLOCK, depth: head_dim };
-            let scores = Output { at: self.scores.as_mut_ptr(), stride: KEY_BLOCK, columns };
-            product::<V, ROWS, true>(left, right, scores);
-            self.softmax::<V, ROWS>(row, columns, first_key);
-            let left = Left { at: self.scores.as_ptr(), row_stride: KEY_BLOCK, step_stride: 1 };
-            let right = Right { at: values.as_ptr(), stride: width, depth: seen };
-            let sums = Output { at: self.sums.as_mut_ptr().add(row * width), stride: width, columns: width };
-            product::<V, ROWS, false>(left, right, sums);
+            scores_of_few(isa, rows, queries, block, scores, self.widen_work);
+            self.softmax::<V>((0, rows), seen.next_multiple_of(16), first_key);
+            add_values_of_few(isa, rows, weights, block, sums, self.widen_work);
         }
     }
 
@@ -179,11 +229,11 @@ impl<'a> Chunk<'a> {
     /// maximum, total and sums. Each step is done for all rows before the next, so that their latencies
     /// overlap.
     #[inline(always)]
-    unsafe fn softmax<V: Vector, const ROWS: usize>(&mut self, row: usize, columns: usize, first_key: usize) {
+    unsafe fn softmax<V: Vector>(&mut self, (row, rows): (usize, usize), columns: usize, first_key: usize) {
         let scores = self.scores.as_mut_ptr();
         let mut corrections = [0.0; 16];
         unsafe {
-            for (index, correction) in corrections.iter_mut().enumerate().take(ROWS) {
+            for (index, correction) in corrections.iter_mut().enumerate().take(rows) {
                 let visible = self.seen(row + index, first_key);
                 let scores = scores.add(index * KEY_BLOCK);
                 let greatest = scale_and_mask::<V>(scores, columns, visible, self.task.attention);
@@ -193,20 +243,20 @@ impl<'a> Chunk<'a> {
                 *correction = maximum - merged;
             }
             let mut index = 0;
-            while index < ROWS {
+            while index < rows {
                 let at = corrections.as_mut_ptr().add(index);
                 exp_not_positive(V::load(at)).store(at);
                 index += V::LANES;
             }
-            for (index, correction) in corrections.iter().enumerate().take(ROWS) {
+            for (index, correction) in corrections.iter().enumerate().take(rows) {
                 let maximum = self.maxima[row + index];
                 let total = exponentials::<V>(scores.add(index * KEY_BLOCK), columns, maximum);
                 self.totals[row + index] = self.totals[row + index].mul_add(*correction, total);
             }
             // Once the maxima have settled there is nothing to correct.
-            if corrections[..ROWS].iter().any(|correction| *correction != 1.0) {
+            if corrections[..rows].iter().any(|correction| *correction != 1.0) {
                 let width = padded(self.task.heads.head_dim);
-                for (index, correction) in corrections.iter().enumerate().take(ROWS) {
+                for (index, correction) in corrections.iter().enumerate().take(rows) {
                     let sums = self.sums.as_mut_ptr().add((row + index) * width);
                     scale_row::<V>(sums, width, *correction);
                 }
@@ -236,7 +286,7 @@ impl<'a> Chunk<'a> {
 
 /// Replaces scores by exp(score − maximum) and returns their sum.
 #[inline(always)]
-unsafe fn exponentials<V: Vector>(scores: *mut f32, columns: usize, maximum: f32) -> f32 {
+pub(super) unsafe fn exponentials<V: Vector>(scores: *mut f32, columns: usize, maximum: f32) -> f32 {
     unsafe {
         let shift = V::splat(maximum);
         let mut lanes = Virtual16::<V>::splat(0.0);
@@ -258,7 +308,7 @@ unsafe fn exponentials<V: Vector>(scores: *mut f32, columns: usize, maximum: f32
 
 /// Multiplies a row, whose width is a multiple of sixteen.
 #[inline(always)]
-unsafe fn scale_row<V: Vector>(row: *mut f32, width: usize, factor: f32) {
+pub(super) unsafe fn scale_row<V: Vector>(row: *mut f32, width: usize, factor: f32) {
     let mut column = 0;
     while column < width {
         unsafe {
@@ -271,7 +321,7 @@ unsafe fn scale_row<V: Vector>(row: *mut f32, width: usize, factor: f32) {
 
 /// Scales the scores and caps them, puts −∞ outside `visible`, and returns the greatest.
 #[inline(always)]
-unsafe fn scale_and_mask<V: Vector>(
+pub(super) unsafe fn scale_and_mask<V: Vector>(
     scores: *mut f32,
     columns: usize,
     visible: Range<usize>,

@@ -5,14 +5,20 @@
 #![allow(unsafe_code)]
 
 mod backward;
+pub mod bench;
+mod few;
 mod forward;
 mod layout;
 mod paged;
+mod split;
+mod store;
 #[cfg(test)]
 mod tests;
 mod tile;
 
-pub use paged::{PageLayout, PagedBatch, PagedRows, attention_paged, store_rows};
+pub use layout::{KvType, SCALE_BLOCK};
+pub use paged::{PageLayout, PagedBatch, PagedRows, attention_paged};
+pub use store::store_rows;
 
 use crate::{Attention, Disjoint, Exec, Heads, Mask};
 use backward::HeadGradient;
@@ -71,12 +77,13 @@ pub fn attention_forward(exec: Exec<'_>, batch: AttentionBatch<'_>, out: &mut [f
         let (kv_head, first) = (part % heads.kv_heads, part / heads.kv_heads * ROWS_PER_TASK);
         let end = document.len().min(first + ROWS_PER_TASK);
         let keys = if batch.attention.mask == Mask::Whole { document.len() } else { end };
-        let blocks_len = keys.div_ceil(KEY_BLOCK) * head_block_len(heads.head_dim);
+        let blocks_len = keys.div_ceil(KEY_BLOCK) * head_block_len(KvType::F32, heads.head_dim);
         let mut work = exec.pool.scratch().take(blocks_len + forward::work_len(heads.head_dim));
         let (blocks, work) = work.split_at_mut(blocks_len);
         let rows = document.start * heads.fused_width()..(document.start + keys) * heads.fused_width();
         fill_blocks(exec.isa, &batch.qkv[rows], (heads, kv_head), blocks);
         let task = HeadRows {
+            isa: exec.isa,
             qkv: batch.qkv,
             heads,
             attention: batch.attention,

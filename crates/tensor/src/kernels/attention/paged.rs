@@ -2,20 +2,23 @@
 //! few new rows. Gives the bits of [`attention_forward`](super::attention_forward) on the whole sequence.
 #![allow(unsafe_code)]
 
-use super::forward::{HeadRows, attend, work_len};
-use super::layout::{Blocks, PagedBlocks, head_block_len, padded};
-use super::{KEY_BLOCK, ROWS_PER_TASK};
+use super::forward::{CHUNK_ROWS, HeadRows, attend, work_len};
+use super::layout::{Blocks, KvType, PagedBlocks, head_block_len};
+use super::{KEY_BLOCK, split};
 use crate::{Attention, Disjoint, Exec, Heads, Mask};
 
 /// How the pages of one layer lie in a buffer.
 ///
 /// A page is `blocks_per_page` blocks of [`KEY_BLOCK`] tokens, one after another; a block is for each
-/// key/value head its keys (head_dim, 64), transposed, then its values (64, head_dim rounded up to sixteen).
+/// key/value head its keys (head_dim, 64), transposed, then its values (64, head_dim rounded up to sixteen), then
+/// their scales where the type has any. Lengths are in floats, words of four bytes, whatever the type.
 /// A buffer of zeros is an empty cache.
 #[derive(Clone, Copy, Debug)]
 pub struct PageLayout {
     /// How a fused row is divided.
     pub heads: Heads,
+    /// How keys and values are stored.
+    pub kv_type: KvType,
     /// Blocks in a page.
     pub blocks_per_page: usize,
     /// Floats from the start of a page to that of the next; at least [`PageLayout::page_len`].
@@ -23,16 +26,22 @@ pub struct PageLayout {
 }
 
 impl PageLayout {
-    /// The layout with pages of `page_tokens` tokens, one right after another.
+    /// The layout with pages of `page_tokens` tokens, one right after another, keys and values in f32.
     ///
     /// # Panics
     /// When `page_tokens` is not a multiple of [`KEY_BLOCK`].
     pub fn new(heads: Heads, page_tokens: usize) -> PageLayout {
         let whole = page_tokens > 0 && page_tokens.is_multiple_of(KEY_BLOCK);
         assert!(whole, "a page of {page_tokens} tokens is not a multiple of {KEY_BLOCK}");
-        let mut layout = PageLayout { heads, blocks_per_page: page_tokens / KEY_BLOCK, page_stride: 0 };
-        layout.page_stride = layout.page_len();
-        layout
+        let blocks_per_page = page_tokens / KEY_BLOCK;
+        PageLayout { heads, kv_type: KvType::F32, blocks_per_page, page_stride: 0 }.with_type(KvType::F32)
+    }
+
+    /// The same with keys and values of another type, its pages one right after another.
+    pub fn with_type(mut self, kv_type: KvType) -> PageLayout {
+        self.kv_type = kv_type;
+        self.page_stride = self.page_len();
+        self
     }
 
     /// Floats of one page.
@@ -40,8 +49,9 @@ impl PageLayout {
         self.blocks_per_page * self.block_len()
     }
 
-    fn block_len(&self) -> usize {
-        self.heads.kv_heads * head_block_len(self.heads.head_dim)
+    /// Floats of a block with all heads.
+    pub(super) fn block_len(&self) -> usize {
+        self.heads.kv_heads * head_block_len(self.kv_type, self.heads.head_dim)
     }
 }
 
@@ -56,30 +66,6 @@ pub struct PagedRows<'a> {
     pub first_position: usize,
     /// The pages of the sequence, enough for its last new row.
     pub pages: &'a [u32],
-}
-
-/// Writes the keys and values of a sequence's new rows into its pages. `qkv` holds the fused rows of the
-/// batch.
-pub fn store_rows(layout: PageLayout, pages: &mut [f32], qkv: &[f32], sequence: PagedRows<'_>) {
-    let heads = layout.heads;
-    let head_dim = heads.head_dim;
-    for index in 0..sequence.rows {
-        let row = &qkv[(sequence.row + index) * heads.fused_width()..][..heads.fused_width()];
-        let (keys, values) = row[heads.heads * head_dim..].split_at(heads.kv_heads * head_dim);
-        let position = sequence.first_position + index;
-        let (block, slot) = (position / KEY_BLOCK, position % KEY_BLOCK);
-        let page = sequence.pages[block / layout.blocks_per_page] as usize;
-        let start = page * layout.page_stride + (block % layout.blocks_per_page) * layout.block_len();
-        let block = &mut pages[start..][..layout.block_len()];
-        for (kv_head, block) in block.chunks_exact_mut(head_block_len(head_dim)).enumerate() {
-            let (block_keys, block_values) = block.split_at_mut(KEY_BLOCK * head_dim);
-            let range = kv_head * head_dim..(kv_head + 1) * head_dim;
-            for (d, key) in keys[range.clone()].iter().enumerate() {
-                block_keys[d * KEY_BLOCK + slot] = *key;
-            }
-            block_values[slot * padded(head_dim)..][..head_dim].copy_from_slice(&values[range]);
-        }
-    }
 }
 
 /// A ragged batch of rows over pages.
@@ -108,37 +94,47 @@ pub fn attention_paged(exec: Exec<'_>, batch: PagedBatch<'_>, out: &mut [f32]) {
     let heads = batch.layout.heads;
     assert!(batch.attention.mask != Mask::Whole, "a cache holds only what came before");
     let out = Disjoint::new(out);
-    let parts = |rows: usize| rows.div_ceil(ROWS_PER_TASK) * heads.kv_heads;
-    let tasks = (0..batch.sequences).map(|index| parts((batch.sequence)(index).rows)).sum();
-    exec.pool.run(tasks, &|task, _| {
-        let (mut index, mut part) = (0, task);
-        while part >= parts((batch.sequence)(index).rows) {
-            part -= parts((batch.sequence)(index).rows);
-            index += 1;
-        }
+    let tokens_per_task = (CHUNK_ROWS * heads.kv_heads / heads.heads).max(1);
+    let parts = |rows: usize| rows.div_ceil(tokens_per_task) * heads.kv_heads;
+    let tasks: usize = (0..batch.sequences).map(|index| parts((batch.sequence)(index).rows)).sum();
+    let task = |index: usize, kv_head: usize, first: usize| {
         let rows = (batch.sequence)(index);
-        let (kv_head, first) = (part % heads.kv_heads, part / heads.kv_heads * ROWS_PER_TASK);
         let blocks = PagedBlocks {
+            kv_type: batch.layout.kv_type,
             data: batch.pages,
             pages: rows.pages,
             page_stride: batch.layout.page_stride,
             blocks_per_page: batch.layout.blocks_per_page,
             block_len: batch.layout.block_len(),
-            head_offset: kv_head * head_block_len(heads.head_dim),
+            head_offset: kv_head * head_block_len(batch.layout.kv_type, heads.head_dim),
         };
-        let task = HeadRows {
+        HeadRows {
+            isa: exec.isa,
             qkv: batch.qkv,
             heads,
             attention: batch.attention,
             sequence_tokens: rows.first_position + rows.rows,
             kv_head,
             first_row: rows.row + first,
-            tokens: ROWS_PER_TASK.min(rows.rows - first),
+            tokens: tokens_per_task.min(rows.rows - first),
             first_position: rows.first_position + first,
             blocks: Blocks::Paged(blocks),
             out: &out,
             log_sums: None,
-        };
+        }
+    };
+    let threads = exec.pool.threads();
+    if (0..batch.sequences).all(|index| split::is_worth_it(threads, tasks, &task(index, 0, 0))) {
+        (0..batch.sequences).for_each(|index| split::attend_split(exec, &|kv_head| task(index, kv_head, 0)));
+        return;
+    }
+    exec.pool.run(tasks, &|number, _| {
+        let (mut index, mut part) = (0, number);
+        while part >= parts((batch.sequence)(index).rows) {
+            part -= parts((batch.sequence)(index).rows);
+            index += 1;
+        }
+        let task = task(index, part % heads.kv_heads, part / heads.kv_heads * tokens_per_task);
         let mut work = exec.pool.scratch().take(work_len(heads.head_dim));
         // SAFETY: an `Exec` has an available instruction set; no two tasks share a row and a head.
         unsafe { attend(exec.isa, &task, &mut work) };

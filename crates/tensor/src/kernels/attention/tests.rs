@@ -4,7 +4,8 @@
 
 use super::*;
 use crate::kernels::testing::{assert_same_bits, check_gradient, each_exec, inner, random};
-use crate::reference;
+use crate::simd::{f16_to_f32, f32_to_f16};
+use crate::{Isa, Pool, reference};
 
 struct Case {
     heads: Heads,
@@ -78,26 +79,95 @@ fn forward_and_backward_have_the_bits_of_the_reference() {
     }
 }
 
-#[test]
-fn pages_give_the_bits_of_whole_sequences() {
-    for attention in [Attention::causal(20), windowed(50), windowed(100), capped(Mask::Window(64))] {
-        check_pages(attention);
+/// What a cache of a type makes of a row of one key or value head.
+fn stored(kv_type: KvType, row: &mut [f32]) {
+    match kv_type {
+        KvType::F32 => {}
+        KvType::F16 => row.iter_mut().for_each(|x| *x = f16_to_f32(f32_to_f16(*x))),
+        KvType::Q8 => {
+            for block in row.chunks_mut(SCALE_BLOCK) {
+                let largest = block.iter().fold(0.0_f32, |largest, x| largest.max(x.abs()));
+                let scale = f16_to_f32(f32_to_f16(largest / 127.0));
+                let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
+                block.iter_mut().for_each(|x| {
+                    *x = (*x * inverse).round_ties_even().clamp(-127.0, 127.0) * scale;
+                });
+            }
+        }
     }
 }
 
-fn check_pages(attention: Attention) {
+#[test]
+fn pages_give_the_bits_of_whole_sequences() {
     let heads = Heads { heads: 4, kv_heads: 2, head_dim: 20 };
+    for attention in [Attention::causal(20), windowed(50), windowed(100), capped(Mask::Window(64))] {
+        check_pages(heads, attention, KvType::F32);
+    }
+    for kv_type in [KvType::F16, KvType::Q8] {
+        check_pages(heads, windowed(70), kv_type);
+        check_pages(Heads { heads: 7, kv_heads: 1, head_dim: 72 }, Attention::causal(72), kv_type);
+        check_pages(Heads { heads: 2, kv_heads: 2, head_dim: 96 }, Attention::causal(96), kv_type);
+    }
+}
+
+#[test]
+fn a_long_context_split_among_threads_has_the_same_bits() {
+    for (kv_type, mask, (heads, kv_heads, head_dim)) in [
+        (KvType::F32, Mask::Causal, (3, 1, 24)),
+        (KvType::F16, Mask::Window(1030), (4, 4, 80)),
+        (KvType::Q8, Mask::Causal, (5, 1, 104)),
+    ] {
+        let heads = Heads { heads, kv_heads, head_dim };
+        let attention = Attention { mask, ..Attention::causal(head_dim) };
+        let mut qkv = random(5, 1101 * heads.fused_width());
+        let layout = PageLayout::new(heads, 64).with_type(kv_type);
+        let numbers: Vec<u32> = (0..18).rev().collect();
+        let tokens = |row, rows, first_position| PagedRows { row, rows, first_position, pages: &numbers };
+        let mut pages = vec![0.0; 18 * layout.page_len()];
+        let one = Pool::new(1);
+        store_rows(Exec::new(&one, Isa::Portable).unwrap(), layout, &mut pages, &qkv, tokens(0, 1101, 0));
+        let last = qkv[1100 * heads.fused_width()..].to_vec();
+        for row in qkv.chunks_mut(heads.fused_width()) {
+            row[heads.out_width()..].chunks_mut(head_dim).for_each(|head| stored(kv_type, head));
+        }
+        let mut whole = vec![0.0; 1101 * heads.out_width()];
+        let mut log_sums = vec![0.0; 1101 * heads.heads];
+        let batch = AttentionBatch { qkv: &qkv, documents: &[0..1101], heads, attention };
+        let pool = Pool::new(2);
+        attention_forward(Exec::new(&pool, Isa::detect()).unwrap(), batch, &mut whole, &mut log_sums);
+        each_exec(|exec| {
+            let mut out = vec![0.0; heads.out_width()];
+            let sequence = |_| tokens(0, 1, 1100);
+            let batch = PagedBatch {
+                qkv: &last,
+                layout,
+                attention,
+                pages: &pages,
+                sequences: 1,
+                sequence: &sequence,
+            };
+            attention_paged(exec, batch, &mut out);
+            assert_same_bits("one token", exec, &out, &whole[1100 * heads.out_width()..]);
+        });
+    }
+}
+
+fn check_pages(heads: Heads, attention: Attention, kv_type: KvType) {
     let lengths = [150, 70];
     let qkv = random(3, 220 * heads.fused_width());
     let documents = [0..150, 150..220];
     let mut whole = vec![0.0; 220 * heads.out_width()];
     let mut log_sums = vec![0.0; 220 * heads.heads];
-    let batch = AttentionBatch { qkv: &qkv, documents: &documents, heads, attention };
+    let mut as_stored = qkv.clone();
+    for row in as_stored.chunks_mut(heads.fused_width()) {
+        row[heads.out_width()..].chunks_mut(heads.head_dim).for_each(|head| stored(kv_type, head));
+    }
+    let batch = AttentionBatch { qkv: &as_stored, documents: &documents, heads, attention };
     reference::attention::attention_forward(batch, &mut whole, &mut log_sums);
     let tables: [&[u32]; 2] = [&[4, 1], &[2]];
     each_exec(|exec| {
         for chunk in [1, 13, 64, 200] {
-            let layout = PageLayout::new(heads, 128);
+            let layout = PageLayout::new(heads, 128).with_type(kv_type);
             let mut pages = vec![0.0; 5 * layout.page_len()];
             let mut done = [0, 0];
             while done != lengths {
@@ -112,7 +182,7 @@ fn check_pages(attention: Attention) {
                     let (rows, first_position, pages) = (rows[index], done[index], tables[index]);
                     sequences.push(PagedRows { row, rows, first_position, pages });
                 }
-                sequences.iter().for_each(|rows| store_rows(layout, &mut pages, &fused, *rows));
+                sequences.iter().for_each(|rows| store_rows(exec, layout, &mut pages, &fused, *rows));
                 let mut out = vec![0.0; fused.len() / heads.fused_width() * heads.out_width()];
                 let sequence = |index: usize| sequences[index];
                 let batch = PagedBatch {

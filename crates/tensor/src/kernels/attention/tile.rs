@@ -33,6 +33,34 @@ pub(super) struct Output {
     pub columns: usize,
 }
 
+/// What is read step by step: a right factor of some type.
+pub(super) trait Factor: Copy {
+    fn depth(&self) -> usize;
+    /// A register of this step's elements from `column` on.
+    unsafe fn load<V: Vector>(&self, column: usize) -> V;
+    /// Asks the caches for what will be at the same place when the next block is read; `REGISTER` of a panel.
+    unsafe fn fetch<V: Vector, const REGISTER: usize>(&self, column: usize);
+    /// Goes on to the next step.
+    unsafe fn advance(&mut self);
+}
+
+impl Factor for Right {
+    #[inline(always)]
+    fn depth(&self) -> usize {
+        self.depth
+    }
+    #[inline(always)]
+    unsafe fn load<V: Vector>(&self, column: usize) -> V {
+        unsafe { V::load(self.at.add(column)) }
+    }
+    #[inline(always)]
+    unsafe fn fetch<V: Vector, const REGISTER: usize>(&self, _column: usize) {}
+    #[inline(always)]
+    unsafe fn advance(&mut self) {
+        self.at = self.at.wrapping_add(self.stride);
+    }
+}
+
 /// `ROWS` rows of output = left · right, the chains starting from 0 or, where not `FROM_ZERO`, from what the
 /// output holds.
 #[inline(always)]
@@ -45,21 +73,74 @@ pub(super) unsafe fn product<V: Vector, const ROWS: usize, const FROM_ZERO: bool
     unsafe {
         if V::LANES == 8 {
             while column + 2 * V::LANES <= output.columns {
-                panel::<V, ROWS, 2, FROM_ZERO>(left, right, output, column);
+                panel::<V, Right, ROWS, 2, FROM_ZERO>(left, right, output, column);
                 column += 2 * V::LANES;
             }
-        } else {
-            while column + 4 * V::LANES <= output.columns {
-                panel::<V, ROWS, 4, FROM_ZERO>(left, right, output, column);
-                column += 4 * V::LANES;
-            }
+            return;
+        }
+        while column + 4 * V::LANES <= output.columns {
+            panel::<V, Right, ROWS, 4, FROM_ZERO>(left, right, output, column);
+            column += 4 * V::LANES;
         }
         // One register a row leaves the multipliers idle between a chain's links: take as many as are left.
         match (output.columns - column) / V::LANES {
             0 => {}
-            1 => panel::<V, ROWS, 1, FROM_ZERO>(left, right, output, column),
-            2 => panel::<V, ROWS, 2, FROM_ZERO>(left, right, output, column),
-            _ => panel::<V, ROWS, 3, FROM_ZERO>(left, right, output, column),
+            1 => panel::<V, Right, ROWS, 1, FROM_ZERO>(left, right, output, column),
+            2 => panel::<V, Right, ROWS, 2, FROM_ZERO>(left, right, output, column),
+            _ => panel::<V, Right, ROWS, 3, FROM_ZERO>(left, right, output, column),
+        }
+    }
+}
+
+/// The same for up to [`TILE_ROWS`] rows and a right factor that comes from memory. An odd number of rows above one is
+/// rounded up: the row after the last is read and written too.
+#[inline(always)]
+pub(super) unsafe fn product_of_few<V: Vector, F: Factor, const FROM_ZERO: bool>(
+    rows: usize,
+    mut left: Left,
+    right: F,
+    mut output: Output,
+) {
+    unsafe {
+        if V::PLAIN {
+            for _ in 0..rows {
+                few::<V, F, 1, FROM_ZERO>(left, right, output);
+                left.at = left.at.wrapping_add(left.row_stride);
+                output.at = output.at.wrapping_add(output.stride);
+            }
+            return;
+        }
+        match rows {
+            1 => few::<V, F, 1, FROM_ZERO>(left, right, output),
+            2 => few::<V, F, 2, FROM_ZERO>(left, right, output),
+            3 | 4 => few::<V, F, 4, FROM_ZERO>(left, right, output),
+            _ => few::<V, F, 6, FROM_ZERO>(left, right, output),
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn few<V: Vector, F: Factor, const ROWS: usize, const FROM_ZERO: bool>(
+    left: Left,
+    right: F,
+    output: Output,
+) {
+    let mut column = 0;
+    unsafe {
+        if V::LANES == 8 {
+            while column < output.columns {
+                panel::<V, F, ROWS, 2, FROM_ZERO>(left, right, output, column);
+                column += 2 * V::LANES;
+            }
+            return;
+        }
+        while column + 4 * V::LANES <= output.columns {
+            panel::<V, F, ROWS, 4, FROM_ZERO>(left, right, output, column);
+            column += 4 * V::LANES;
+        }
+        while column < output.columns {
+            panel::<V, F, ROWS, 1, FROM_ZERO>(left, right, output, column);
+            column += V::LANES;
         }
     }
 }
@@ -91,9 +172,9 @@ macro_rules! each_register {
 }
 
 #[inline(always)]
-unsafe fn panel<V: Vector, const ROWS: usize, const REGISTERS: usize, const FROM_ZERO: bool>(
+unsafe fn panel<V: Vector, F: Factor, const ROWS: usize, const REGISTERS: usize, const FROM_ZERO: bool>(
     left: Left,
-    right: Right,
+    mut right: F,
     output: Output,
     column: usize,
 ) {
@@ -106,11 +187,11 @@ unsafe fn panel<V: Vector, const ROWS: usize, const REGISTERS: usize, const FROM
             }));
         }
         let mut step_left = left.at;
-        let mut step_right = right.at.add(column);
-        for _ in 0..right.depth {
+        for _ in 0..right.depth() {
             let mut factors = [V::zero(); REGISTERS_MAX];
             each_register!(REGISTERS, REGISTER => {
-                factors[REGISTER] = V::load(step_right.add(REGISTER * V::LANES));
+                factors[REGISTER] = right.load::<V>(column + REGISTER * V::LANES);
+                right.fetch::<V, REGISTER>(column + REGISTER * V::LANES);
             });
             each_row!(ROWS, ROW => {
                 let value = V::splat(*step_left.add(ROW * left.row_stride));
@@ -119,7 +200,7 @@ unsafe fn panel<V: Vector, const ROWS: usize, const REGISTERS: usize, const FROM
                 });
             });
             step_left = step_left.add(left.step_stride);
-            step_right = step_right.add(right.stride);
+            right.advance();
         }
         each_row!(ROWS, ROW => each_register!(REGISTERS, REGISTER => {
             sums[ROW][REGISTER].store(output_at.add(ROW * output.stride + REGISTER * V::LANES));

@@ -1,0 +1,138 @@
+//! Writing new keys and values into pages, in the type of the cache. Must not know how attention reads them.
+#![allow(unsafe_code)]
+
+use super::layout::{KvType, SCALE_BLOCK, head_block_len, padded, scales};
+use super::paged::{PageLayout, PagedRows};
+use super::{KEY_BLOCK, layout};
+use crate::simd::{F16_MAX, f16_to_f32, f32_to_f16};
+use crate::{Disjoint, Exec};
+use std::ops::Range;
+
+/// Writes the keys and values of a sequence's new rows into its pages. `qkv` holds the fused rows of the batch.
+///
+/// # Panics
+/// A row or a page lies outside its buffer.
+pub fn store_rows(
+    exec: Exec<'_>,
+    layout: PageLayout,
+    pages: &mut [f32],
+    qkv: &[f32],
+    sequence: PagedRows<'_>,
+) {
+    let heads = layout.heads;
+    let positions = sequence.first_position..sequence.first_position + sequence.rows;
+    if positions.is_empty() {
+        return;
+    }
+    let first_block = positions.start / KEY_BLOCK;
+    let blocks = positions.end.div_ceil(KEY_BLOCK) - first_block;
+    let head_len = head_block_len(layout.kv_type, heads.head_dim);
+    let pages = Disjoint::new(pages);
+    exec.pool.run(blocks * heads.kv_heads, &|task, _| {
+        let (block, kv_head) = (first_block + task / heads.kv_heads, task % heads.kv_heads);
+        let page = sequence.pages[block / layout.blocks_per_page] as usize;
+        let within = (block % layout.blocks_per_page) * layout.block_len() + kv_head * head_len;
+        let start = page * layout.page_stride + within;
+        // SAFETY: no two tasks share a block and a head.
+        let words = unsafe { pages.range(start..start + head_len) };
+        let inside = positions.start.max(block * KEY_BLOCK)..positions.end.min((block + 1) * KEY_BLOCK);
+        let row = sequence.row + inside.start - positions.start;
+        let rows = &qkv[row * heads.fused_width()..][..inside.len() * heads.fused_width()];
+        let slots = inside.start % KEY_BLOCK..inside.start % KEY_BLOCK + inside.len();
+        let key_offset = (heads.heads + kv_head) * heads.head_dim;
+        let source = Source {
+            rows,
+            stride: heads.fused_width(),
+            key_offset,
+            value_offset: key_offset + heads.kv_heads * heads.head_dim,
+            head_dim: heads.head_dim,
+            slots,
+        };
+        source.store(exec, layout.kv_type, words);
+    });
+}
+
+/// The new rows of one head that fall into one block.
+struct Source<'a> {
+    rows: &'a [f32],
+    stride: usize,
+    key_offset: usize,
+    value_offset: usize,
+    head_dim: usize,
+    /// Their tokens in the block.
+    slots: Range<usize>,
+}
+
+impl Source<'_> {
+    fn store(&self, exec: Exec<'_>, kv_type: KvType, words: &mut [f32]) {
+        let (head_dim, width) = (self.head_dim, padded(self.head_dim));
+        let keys = KEY_BLOCK * head_dim;
+        match kv_type {
+            KvType::F32 if self.slots.len() == KEY_BLOCK => {
+                let (to_keys, to_values) = words.split_at_mut(keys);
+                let shape = (KEY_BLOCK, self.stride);
+                layout::transpose_rows(exec.isa, &self.rows[self.key_offset..], shape, to_keys);
+                let from = &self.rows[self.value_offset..];
+                layout::copy_rows(from, self.stride, KEY_BLOCK, (to_values, head_dim));
+            }
+            KvType::F32 => self.each(|slot, key, value| {
+                key.iter().enumerate().for_each(|(d, key)| words[d * KEY_BLOCK + slot] = *key);
+                words[keys + slot * width..][..head_dim].copy_from_slice(value);
+            }),
+            KvType::F16 => {
+                let words = as_halves(words);
+                let half = |x: f32| f32_to_f16(x.clamp(-F16_MAX, F16_MAX));
+                self.each(|slot, key, value| {
+                    key.iter().enumerate().for_each(|(d, key)| words[d * KEY_BLOCK + slot] = half(*key));
+                    let to = &mut words[keys + slot * width..][..head_dim];
+                    to.iter_mut().zip(value).for_each(|(to, value)| *to = half(*value));
+                });
+            }
+            KvType::Q8 => {
+                let (elements, scales) = (keys + KEY_BLOCK * width, scales(head_dim));
+                let (bytes, all_scales) = words.split_at_mut(elements / 4);
+                let (bytes, all_scales) = (as_bytes(bytes), as_halves(all_scales));
+                self.each(|slot, key, value| {
+                    for (block, (key, value)) in
+                        key.chunks(SCALE_BLOCK).zip(value.chunks(SCALE_BLOCK)).enumerate()
+                    {
+                        let first = block * SCALE_BLOCK;
+                        let scale = quantised(key, |d, byte| bytes[(first + d) * KEY_BLOCK + slot] = byte);
+                        all_scales[block * KEY_BLOCK + slot] = scale;
+                        let scale = quantised(value, |d, byte| bytes[keys + slot * width + first + d] = byte);
+                        all_scales[KEY_BLOCK * scales + slot * scales + block] = scale;
+                    }
+                });
+            }
+        }
+    }
+
+    /// Calls `body` with each token's place in the block, key and value.
+    fn each(&self, mut body: impl FnMut(usize, &[f32], &[f32])) {
+        for (slot, row) in self.slots.clone().zip(self.rows.chunks_exact(self.stride)) {
+            body(slot, &row[self.key_offset..][..self.head_dim], &row[self.value_offset..][..self.head_dim]);
+        }
+    }
+}
+
+/// Hands out the bytes of up to [`SCALE_BLOCK`] numbers, the largest ±127, and returns the bits of their scale.
+fn quantised(values: &[f32], mut put: impl FnMut(usize, i8)) -> u16 {
+    let largest = values.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
+    let bits = f32_to_f16((largest / 127.0).min(F16_MAX));
+    let scale = f16_to_f32(bits);
+    let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+    for (d, value) in values.iter().enumerate() {
+        put(d, (value * inverse).round_ties_even().clamp(-127.0, 127.0) as i8);
+    }
+    bits
+}
+
+fn as_halves(words: &mut [f32]) -> &mut [u16] {
+    // SAFETY: two halves to a word, and every pattern of bits is a number.
+    unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), 2 * words.len()) }
+}
+
+fn as_bytes(words: &mut [f32]) -> &mut [i8] {
+    // SAFETY: four bytes to a word, and every pattern of bits is a number.
+    unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), 4 * words.len()) }
+}
