@@ -200,9 +200,10 @@ pub(super) unsafe fn quantize_tile<Q: Quads>(job: TileJob<'_>) {
             let at = (entry * rows + row) * BLOCK;
             let to = &mut quants[at..at + BLOCK];
             // SAFETY: this is inlined into a function with the features.
-            let scale = unsafe { quantize_block::<Q>(values, to) };
-            let squares = put_sums(to, &mut sums[entry * 3 * rows..][..3 * rows], rows, row);
-            scales[entry * rows + row] = scale;
+            let quantized = unsafe { quantize_block::<Q>(values, to) };
+            put_sums(&quantized, &mut sums[entry * 3 * rows..][..3 * rows], rows, row);
+            scales[entry * rows + row] = quantized.scale;
+            let squares = quantized.squares;
             split[row] = squares > 0 && 127 * 127 * 32 > CREST_SQUARED * squares;
         }
         entry += 1;
@@ -212,7 +213,7 @@ pub(super) unsafe fn quantize_tile<Q: Quads>(job: TileJob<'_>) {
                 let at = (entry * rows + row) * BLOCK;
                 let (first, second) = quants.split_at_mut(at);
                 let to = &mut second[..BLOCK];
-                let mut scale = 0.0;
+                let mut quantized = Block { scale: 0.0, sums: [0; 2], squares: 0 };
                 if split[row] {
                     let values = &x[row * columns + block * BLOCK..][..BLOCK];
                     let first = &first[at - rows * BLOCK..][..BLOCK];
@@ -221,12 +222,12 @@ pub(super) unsafe fn quantize_tile<Q: Quads>(job: TileJob<'_>) {
                         *rest = f32::from(-*quant).mul_add(scales[(entry - 1) * rows + row], *value);
                     }
                     // SAFETY: as above.
-                    scale = unsafe { quantize_block::<Q>(&rest, to) };
+                    quantized = unsafe { quantize_block::<Q>(&rest, to) };
                 } else {
                     to.fill(0);
                 }
-                put_sums(to, &mut sums[entry * 3 * rows..][..3 * rows], rows, row);
-                scales[entry * rows + row] = scale;
+                put_sums(&quantized, &mut sums[entry * 3 * rows..][..3 * rows], rows, row);
+                scales[entry * rows + row] = quantized.scale;
             }
             entry += 1;
         }
@@ -234,9 +235,17 @@ pub(super) unsafe fn quantize_tile<Q: Quads>(job: TileJob<'_>) {
     starts[blocks] = entry as u32;
 }
 
-/// Quantises 32 values by their largest and returns the scale: 0 where all are (nearly) 0, NaN where one is not finite.
+/// A quantised block: its scale (0 where all values are nearly 0, NaN where one is not finite), the sums of both
+/// halves of its quants, and the sum of their squares.
+struct Block {
+    scale: f32,
+    sums: [i32; 2],
+    squares: i32,
+}
+
+/// Quantises 32 values by their largest.
 #[inline(always)]
-unsafe fn quantize_block<Q: Quads>(values: &[f32], to: &mut [i8]) -> f32 {
+unsafe fn quantize_block<Q: Quads>(values: &[f32], to: &mut [i8]) -> Block {
     debug_assert!(values.len() == BLOCK && to.len() == BLOCK);
     // SAFETY: the caller has the features; both slices hold 32 elements.
     unsafe {
@@ -248,44 +257,71 @@ unsafe fn quantize_block<Q: Quads>(values: &[f32], to: &mut [i8]) -> f32 {
             not_finite = value.fma(Q::V::zero(), not_finite);
             i += Q::V::LANES;
         }
-        let (mut most, mut sum) = ([0.0_f32; 16], [0.0_f32; 16]);
-        largest.store(most.as_mut_ptr());
-        not_finite.store(sum.as_mut_ptr());
-        // In a tree, which the compiler turns into vectors; chains of sixteen would take longer than all the rest.
-        let mut width = 8;
-        while width > 0 {
-            let mut i = 0;
-            while i < width {
-                most[i] = if most[i] > most[i + width] { most[i] } else { most[i + width] };
-                sum[i] += sum[i + width];
-                i += 1;
-            }
-            width /= 2;
-        }
-        let (largest, poison) = (most[0], sum[0]);
+        let (largest, poison) = (lanes(largest).fold_max(), lanes(not_finite).sum());
         if poison.is_nan() || largest < LEAST {
             to.fill(0);
-            return poison;
+            return Block { scale: poison, sums: [0; 2], squares: 0 };
         }
         let inverse = Q::V::splat(QUANT_MAX / largest);
+        // Integers below 2²⁴, so these sums are exact in any order.
+        let (mut sums, mut squares) = ([Q::V::zero(); 2], Q::V::zero());
         let mut i = 0;
         while i < BLOCK {
             let quant = Q::V::load(values.as_ptr().add(i)).mul(inverse).round();
             Q::store_narrow(quant.to_integers(), to.as_mut_ptr().add(i));
+            sums[2 * i / BLOCK] = sums[2 * i / BLOCK].add(quant);
+            squares = quant.fma(quant, squares);
             i += Q::V::LANES;
         }
-        largest / QUANT_MAX
+        Block {
+            scale: largest / QUANT_MAX,
+            sums: [lanes(sums[0]).sum() as i32, lanes(sums[1]).sum() as i32],
+            squares: lanes(squares).sum() as i32,
+        }
     }
 }
 
-/// Writes the three negated sums of a row's quants and returns the sum of their squares.
+/// Lanes, and zeros up to sixteen.
+struct Lanes([f32; 16]);
+
 #[inline(always)]
-fn put_sums(quants: &[i8], sums: &mut [i32], rows: usize, row: usize) -> i32 {
-    let (first, second) = quants.split_at(BLOCK / 2);
-    let sum = |half: &[i8]| half.iter().map(|quant| i32::from(*quant)).sum::<i32>();
-    let (first, second) = (sum(first), sum(second));
-    sums[row] = -(first + second);
-    sums[rows + row] = -first;
-    sums[2 * rows + row] = -second;
-    quants.iter().map(|quant| i32::from(*quant) * i32::from(*quant)).sum()
+unsafe fn lanes<V: Vector>(vector: V) -> Lanes {
+    let mut lanes = [0.0; 16];
+    // SAFETY: the caller has the features; there are at most sixteen lanes.
+    unsafe { vector.store(lanes.as_mut_ptr()) };
+    Lanes(lanes)
+}
+
+impl Lanes {
+    #[inline(always)]
+    fn fold_max(mut self) -> f32 {
+        let mut width = 8;
+        while width > 0 {
+            for i in 0..width {
+                self.0[i] = if self.0[i] > self.0[i + width] { self.0[i] } else { self.0[i + width] };
+            }
+            width /= 2;
+        }
+        self.0[0]
+    }
+
+    #[inline(always)]
+    fn sum(mut self) -> f32 {
+        let mut width = 8;
+        while width > 0 {
+            for i in 0..width {
+                self.0[i] += self.0[i + width];
+            }
+            width /= 2;
+        }
+        self.0[0]
+    }
+}
+
+/// Writes the three negated sums of a row's quants.
+#[inline(always)]
+fn put_sums(block: &Block, sums: &mut [i32], rows: usize, row: usize) {
+    sums[row] = -(block.sums[0] + block.sums[1]);
+    sums[rows + row] = -block.sums[0];
+    sums[2 * rows + row] = -block.sums[1];
 }
