@@ -48,12 +48,54 @@ pub enum Command {
     /// Train a tokenizer, or see what one does to a text
     #[command(subcommand)]
     Tokenizer(Tokenizer),
+    /// Fetch models, and look after their files
+    #[command(subcommand)]
+    Model(Model),
     /// Score a model: bits per byte on text, accuracy on tasks
     #[command(subcommand)]
     Eval(Eval),
     /// Measure this program and this machine's own limits
     #[command(subcommand)]
     Bench(Bench),
+}
+
+#[derive(Subcommand)]
+pub enum Model {
+    /// Fetch a model from a hub: ORGANISATION/NAME, or ORGANISATION/NAME:Q4_K_M for one GGUF file
+    ///
+    /// HF_ENDPOINT names a mirror, HF_TOKEN the token for models that are not public (for ModelScope:
+    /// MODELSCOPE_ENDPOINT, MODELSCOPE_API_TOKEN). A pull that was cut off goes on where it stopped.
+    Pull(ModelPull),
+}
+
+#[derive(Args)]
+pub struct ModelPull {
+    /// ORGANISATION/NAME, and perhaps :FILE.gguf or :QUANTISATION [default: the safetensors model, or
+    /// else Q4_K_M]
+    pub name: String,
+    /// Whose protocol the hub speaks
+    #[arg(long, value_enum, default_value_t = HubKind::Huggingface)]
+    pub hub: HubKind,
+    /// Branch, tag or commit [default: the hub's]
+    #[arg(long)]
+    pub revision: Option<String>,
+    /// Fetch the files whose paths fit, `*` and `?` standing for any characters; may be repeated
+    #[arg(long, value_name = "PATTERN")]
+    pub include: Vec<String>,
+    /// Ask no hub: use what is here, or say what is missing (also HF_HUB_OFFLINE=1)
+    #[arg(long)]
+    pub offline: bool,
+    /// Folder of all models [default: ~/.cache/taoye/models]
+    #[arg(long, value_name = "DIR", env = "TAOYE_MODELS")]
+    pub models: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum HubKind {
+    /// huggingface.co and its mirrors
+    Huggingface,
+    /// modelscope.cn
+    Modelscope,
 }
 
 /// Where a run goes and how it is started again.

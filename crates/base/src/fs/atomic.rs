@@ -221,7 +221,10 @@ fn parent_of(path: &Path) -> &Path {
 }
 
 /// Makes a rename durable; folders can be opened and synced on Unix only.
-fn sync_folder(folder: &Path) -> io::Result<()> {
+///
+/// # Errors
+/// The folder cannot be opened or synced.
+pub fn sync_folder(folder: &Path) -> io::Result<()> {
     if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
 }
 

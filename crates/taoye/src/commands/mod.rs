@@ -4,6 +4,7 @@ pub mod chat;
 pub mod corpus;
 pub mod eval;
 pub mod load;
+pub mod model;
 pub mod run;
 pub mod runs;
 pub mod serve;
