@@ -30,7 +30,7 @@ pub fn prefill(context: &Context, flags: &BenchInference) -> Result<()> {
         tokens,
         unit: "GOP/s",
         amount: operations / 1e9,
-        limits: [bench.limits, bench.limits()].map(|limits| limits.arithmetic),
+        limits: [bench.limits.arithmetic, bench.limits().arithmetic],
     };
     bench.report(context, flags, &runs, figures)
 }
@@ -56,7 +56,7 @@ pub fn decode(context: &Context, flags: &BenchInference) -> Result<()> {
         tokens,
         unit: "GB/s",
         amount: bytes * tokens as f64 / 1e9,
-        limits: [bench.limits, bench.limits()].map(|limits| limits.bandwidth),
+        limits: [bench.limits.bandwidth, bench.limits().bandwidth],
     };
     bench.report(context, flags, &runs, figures)
 }
@@ -67,6 +67,8 @@ struct Bench {
     depth: usize,
     loaded: Duration,
     limits: Limits,
+    /// Most memory that was held before the limits were measured, which takes some of its own.
+    peak_bytes: u64,
     next_id: u32,
 }
 
@@ -105,9 +107,7 @@ impl Bench {
                 .with_context(|| format!("{}", flags.model.display()))?;
         let loaded = begun.elapsed();
         let limits = Limits { arithmetic: 0.0, bandwidth: 0.0 };
-        let mut bench = Bench { engine, device, depth: flags.depth, loaded, limits, next_id: 0 };
-        bench.limits = bench.limits();
-        Ok(bench)
+        Ok(Bench { engine, device, depth: flags.depth, loaded, limits, peak_bytes: 0, next_id: 0 })
     }
 
     fn limits(&self) -> Limits {
@@ -131,8 +131,12 @@ impl Bench {
         for round in 0..=rounds {
             let begun = Instant::now();
             sequence = run(self, sequence)?;
-            if round > 0 {
-                seconds.push(begun.elapsed().as_secs_f64());
+            match round {
+                0 => {
+                    self.peak_bytes = base::machine::peak_rss_bytes().unwrap_or(0);
+                    self.limits = self.limits();
+                }
+                _ => seconds.push(begun.elapsed().as_secs_f64()),
             }
             sequence.truncate(self.depth);
         }
@@ -178,7 +182,6 @@ impl Bench {
         let limit = before.max(after);
         let (speed, rate) = (figures.tokens as f64 / median, figures.amount / median);
         let memory = self.engine.memory();
-        let peak = base::machine::peak_rss_bytes().unwrap_or(0);
         let text = format!(
             "{} · {} · {} threads · {}\n{} of {} tokens at depth {}: {speed:.1} tokens/s (best {:.1}) · {rate:.0} {unit}, \
              {:.1} % of {limit:.0} ({before:.0} before, {after:.0} after)\nweights {}, peak memory {}, loaded in {:.2} s",
@@ -192,7 +195,7 @@ impl Bench {
             figures.tokens as f64 / best,
             100.0 * rate / limit,
             base::progress::format_bytes(memory.weights_bytes as f64),
-            base::progress::format_bytes(peak as f64),
+            base::progress::format_bytes(self.peak_bytes as f64),
             self.loaded.as_secs_f64(),
             unit = figures.unit,
         );
@@ -202,7 +205,7 @@ impl Bench {
             "tokens_per_s_best": figures.tokens as f64 / best, "rate": rate, "unit": figures.unit,
             "limit_before": before, "limit_after": after, "share_of_peak": rate / limit,
             "isa": context.isa().name(), "threads": context.threads, "cpu": base::machine::cpu_name(),
-            "weights_bytes": memory.weights_bytes, "peak_rss_bytes": peak, "load_s": self.loaded.as_secs_f64(),
+            "weights_bytes": memory.weights_bytes, "peak_rss_bytes": self.peak_bytes, "load_s": self.loaded.as_secs_f64(),
         });
         context.print(&text, &json);
         Ok(())
