@@ -5,6 +5,7 @@ use super::BlockType;
 use super::float::f16_to_f32;
 use super::format::{FP4_VALUES, IQ4_VALUES};
 use super::layout::Layout;
+use super::rows::CREST_SQUARED;
 use super::source::{BLOCK, Parts};
 
 /// 32 activations as integers: value ≈ `scale` · quant.
@@ -22,7 +23,7 @@ pub struct ActivationBlock {
 pub fn quantize_block(values: &[f32; BLOCK]) -> (ActivationBlock, Option<ActivationBlock>) {
     let first = quantize_part(values);
     let squares: i32 = first.quants.iter().map(|quant| quant * quant).sum();
-    if squares == 0 || 127 * 127 * 32 <= 30 * squares {
+    if squares == 0 || 127 * 127 * 32 <= CREST_SQUARED * squares {
         return (first, None);
     }
     let rest: [f32; BLOCK] =
