@@ -3,7 +3,7 @@
 
 use model::Config;
 use tensor::AlignedBuffer;
-use tensor::kernels::attention::{PageLayout, PagedBatch, PagedRows, attention_paged, store_rows};
+use tensor::kernels::attention::{KvType, PageLayout, PagedBatch, PagedRows, attention_paged, store_rows};
 use tensor::{Attention, Exec, Heads};
 
 use crate::PagePool;
@@ -18,14 +18,14 @@ pub(crate) struct Cache {
 
 impl Cache {
     /// Zeroed pages for all that the pool counts.
-    pub fn new(config: &Config, pool: &PagePool) -> Self {
-        let layout = layout(config, pool.page_tokens());
+    pub fn new(config: &Config, pool: &PagePool, kv_type: KvType) -> Self {
+        let layout = layout(config, pool.page_tokens(), kv_type);
         Self { layout, elements: AlignedBuffer::zeroed(pool.total() * layout.page_stride) }
     }
 
     /// Bytes of one page.
-    pub fn page_bytes(config: &Config, page_tokens: usize) -> usize {
-        layout(config, page_tokens).page_stride * size_of::<f32>()
+    pub fn page_bytes(config: &Config, page_tokens: usize, kv_type: KvType) -> usize {
+        layout(config, page_tokens, kv_type).page_stride * size_of::<f32>()
     }
 
     /// Bytes of all pages.
@@ -58,8 +58,8 @@ impl Cache {
     }
 }
 
-fn layout(config: &Config, page_tokens: usize) -> PageLayout {
-    let mut layout = PageLayout::new(config.attention_heads(), page_tokens);
+fn layout(config: &Config, page_tokens: usize, kv_type: KvType) -> PageLayout {
+    let mut layout = PageLayout::new(config.attention_heads(), page_tokens).with_type(kv_type);
     layout.page_stride = config.layers * layout.page_len();
     layout
 }

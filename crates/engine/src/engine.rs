@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use base::progress::{Output, format_bytes};
 use model::{Config, Decoder, Layout, ModelFile, Parameters};
 use tensor::Device;
+use tensor::kernels::attention::KvType;
 use tensor::kernels::log_softmax;
 use tensor::quant::{BlockType, QuantRows};
 
@@ -29,6 +30,8 @@ pub struct Options {
     pub step_rows: usize,
     /// Tokens that one sequence may hold. `None`: the model's context, or as many as memory has room for.
     pub context_tokens: Option<usize>,
+    /// How keys and values are held. Only f32 gives the trainer's bits.
+    pub kv_type: KvType,
 }
 
 /// In which type a model's weights are held in memory.
@@ -68,6 +71,7 @@ impl Default for Options {
             max_sequences: 32,
             step_rows: 512,
             context_tokens: None,
+            kv_type: KvType::F32,
         }
     }
 }
@@ -122,7 +126,7 @@ impl Engine {
         let file = ModelFile::open(path)?;
         let decoder = file.decoder().clone();
         let plan = Plan::new(&file, loading.weights);
-        let page_bytes = Cache::page_bytes(decoder.config(), options.page_tokens);
+        let page_bytes = Cache::page_bytes(decoder.config(), options.page_tokens, options.kv_type);
         check_memory(
             plan.bytes(device.exec().isa()),
             page_bytes,
@@ -142,11 +146,11 @@ impl Engine {
         if let Some(asked_tokens) = options.context_tokens.filter(|&asked| asked > config.max_positions) {
             return Err(Error::ContextTooLong { asked_tokens, context_tokens: config.max_positions });
         }
-        let page_bytes = Cache::page_bytes(config, options.page_tokens);
+        let page_bytes = Cache::page_bytes(config, options.page_tokens, options.kv_type);
         let wanted = context_tokens(&options, config);
         let max_pages = options.max_pages.unwrap_or_else(|| default_pages(wanted, &options, page_bytes));
         let pool = PagePool::new(max_pages, options.page_tokens);
-        let cache = Cache::new(config, &pool);
+        let cache = Cache::new(config, &pool, options.kv_type);
         let rotary = Rotary::new(&decoder);
         let (spans, ids, positions, logits) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let quantized = QuantRows::new();
@@ -217,7 +221,8 @@ impl Engine {
 
     /// Bytes of keys and values of one token.
     pub fn cache_bytes_per_token(&self) -> usize {
-        Cache::page_bytes(self.config(), self.options.page_tokens) / self.options.page_tokens
+        Cache::page_bytes(self.config(), self.options.page_tokens, self.options.kv_type)
+            / self.options.page_tokens
     }
 
     /// An empty sequence with room for `tokens` ids; it takes pages of the cache as steps fill it. Some rope scalings

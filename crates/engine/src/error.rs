@@ -30,7 +30,9 @@ pub enum Error {
         context_tokens: usize,
     },
     /// A model that computes embeddings was asked to continue a text.
-    #[error("a model of the family `{family}` is an encoder: it makes embeddings and continues no text; use `taoye embed`")]
+    #[error(
+        "a model of the family `{family}` is an encoder: it makes embeddings and continues no text; use `taoye embed`"
+    )]
     IsAnEncoder {
         /// The family.
         family: &'static str,

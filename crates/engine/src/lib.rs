@@ -28,4 +28,5 @@ pub use pages::{PagePool, PageTable};
 pub use request::{Completion, Finish, FinishReason, LogProb, Request, Sampling, Token, TokenLogProbs};
 pub use sampler::Sampler;
 pub use sequence::{Chunk, LogitRows, Sequence};
+pub use tensor::kernels::attention::KvType;
 pub use tensor::{Device, Isa};

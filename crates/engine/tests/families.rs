@@ -147,7 +147,10 @@ fn encoders_compute_what_transformers_computes() {
         let together = encoder.embed(&documents).unwrap();
         for (index, found) in together.iter().enumerate() {
             assert_close(name, found, &expected.get(&format!("{name}.{index}")), 1e-5);
-            assert!(encoder.embed(&documents[index..=index]).unwrap()[0] == *found, "company changes nothing");
+            assert!(
+                encoder.embed(&documents[index..=index]).unwrap()[0] == *found,
+                "company changes nothing"
+            );
         }
     }
     let too_long = vec![1; 161];

@@ -211,6 +211,9 @@ pub struct LoadFlags {
     /// Tokens that a conversation may hold [default: the model's own context]
     #[arg(long, value_name = "N")]
     pub context: Option<usize>,
+    /// Type of the keys and values that the context holds: f32, f16 or q8
+    #[arg(long, value_name = "TYPE", default_value = "f16")]
+    pub kv_type: tensor::kernels::attention::KvType,
     /// Do not keep the weights, packed for this processor, in ~/.cache/taoye for the next start
     #[arg(long)]
     pub no_repack_cache: bool,

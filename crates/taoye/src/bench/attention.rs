@@ -18,7 +18,10 @@ const TIME: Duration = Duration::from_millis(500);
 /// Flags that no attention has.
 pub fn run(context: &Context, flags: &BenchAttention) -> Result<()> {
     let BenchAttention { heads, kv_heads, head_dim, depth, rows, kv } = *flags;
-    ensure!(kv_heads > 0 && heads > 0 && heads.is_multiple_of(kv_heads), "--heads is a multiple of --kv-heads");
+    ensure!(
+        kv_heads > 0 && heads > 0 && heads.is_multiple_of(kv_heads),
+        "--heads is a multiple of --kv-heads"
+    );
     ensure!(head_dim > 0 && rows > 0, "--head-dim and --rows are at least 1");
     let device = context.device()?;
     let exec = device.exec();

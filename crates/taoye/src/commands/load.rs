@@ -26,7 +26,7 @@ pub fn loading(context: &Context, flags: &LoadFlags) -> Result<Loading> {
 
 /// The engine's limits.
 pub fn options(flags: &LoadFlags) -> Options {
-    Options { context_tokens: flags.context, ..Options::default() }
+    Options { context_tokens: flags.context, kv_type: flags.kv_type, ..Options::default() }
 }
 
 /// Where packed weights are kept; `None` where no folder of the user's is known.
