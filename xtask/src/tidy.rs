@@ -7,6 +7,7 @@ mod dependencies;
 mod headers;
 mod keys;
 mod links;
+mod models;
 mod readmes;
 mod sizes;
 mod source;
@@ -62,6 +63,7 @@ pub fn check(root: &Path) -> Result<Vec<Fault>> {
     faults.extend(dependencies::check(files.text(ARCHITECTURE).unwrap_or_default(), &manifests)?);
     faults.extend(readmes::check(files.text("README.md"), files.text("README.zh-CN.md")));
     faults.extend(keys::check(|path| files.text(path).map(str::to_owned), &files.key_sources()));
+    faults.extend(models::check(|path| files.text(path).map(str::to_owned), &files.named(&models::SOURCES)));
     for (path, text) in files.texts.iter().filter(|(path, _)| path.ends_with(".md")) {
         faults.extend(links::check(path, text, |target| root.join(target).exists()));
     }
@@ -83,6 +85,12 @@ pub fn write_docs(root: &Path) -> Result<()> {
     for (path, words) in &keys::DOCUMENTS {
         let text = files.text(path).with_context(|| format!("{path} is missing"))?;
         let text = keys::render(text, words, &files.key_sources())
+            .map_err(|message| anyhow::anyhow!("{path}: {message}"))?;
+        fs::write(root.join(path), text).with_context(|| format!("cannot write {path}"))?;
+    }
+    for (path, heads) in &models::DOCUMENTS {
+        let text = files.text(path).with_context(|| format!("{path} is missing"))?;
+        let text = models::render(text, heads, &files.named(&models::SOURCES))
             .map_err(|message| anyhow::anyhow!("{path}: {message}"))?;
         fs::write(root.join(path), text).with_context(|| format!("cannot write {path}"))?;
     }
@@ -124,8 +132,13 @@ impl Files {
 
     /// The sources of the tables of keys, as (path, text).
     fn key_sources(&self) -> Vec<(&str, &str)> {
+        self.named(&keys::SOURCES)
+    }
+
+    /// The Rust files of these paths, as (path, text).
+    fn named(&self, paths: &[&str]) -> Vec<(&str, &str)> {
         let sources = self.sources.iter().map(|source| (source.path.as_str(), source.text.as_str()));
-        sources.filter(|(path, _)| keys::SOURCES.contains(path)).collect()
+        sources.filter(|(path, _)| paths.contains(path)).collect()
     }
 
     fn texts_named(&self, name: &str) -> impl Iterator<Item = (&str, &str)> {

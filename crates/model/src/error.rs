@@ -17,6 +17,9 @@ pub enum Error {
     /// A file could not be written.
     #[error(transparent)]
     Base(#[from] base::Error),
+    /// A tensor's elements cannot be encoded.
+    #[error(transparent)]
+    Tensor(#[from] tensor::Error),
     /// `config.json` asks for something that cannot be had.
     #[error("{}: {reason}", path.display())]
     Config {

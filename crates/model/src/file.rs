@@ -3,12 +3,18 @@
 //! For every entry of the decoder's layout they offer the stored tensor as typed bytes of a memory map, and what is to be
 //! done to it. This is the only place where weights are read; it must not know what they compute.
 
+mod architecture;
 mod container;
+mod export;
+mod folder;
 mod gguf_config;
+mod mix;
 mod names;
 mod place;
 
 pub(crate) use container::Container;
+pub use export::Composition;
+pub use mix::Mix;
 pub(crate) use place::{Candidate, Places};
 pub use place::{Change, RowOrder, Stored};
 
@@ -126,8 +132,8 @@ impl ModelFile {
         let places = Places::resolve(
             &container,
             decoder.layout().entries(),
-            &|entry| names::gguf(config, entry),
-            &|name| names::is_spare_in_gguf(config, name),
+            &|entry| architecture::place(config, entry).into_iter().collect(),
+            &|name| architecture::is_spare(config, name),
         )?;
         Ok(ModelFile { path: path.to_owned(), decoder, container, places })
     }

@@ -20,7 +20,7 @@ pub use adapters::{AdapterOptions, Adapters, Module, Weights};
 pub use config::{Config, ExpertLayers, Family, NormPlace, Positions, Rope, RopeScaling, Sliding};
 pub use decoder::Decoder;
 pub use error::Error;
-pub use file::{Change, Format, ModelFile, RowOrder, Stored};
+pub use file::{Change, Composition, Format, Mix, ModelFile, RowOrder, Stored};
 pub use layout::{Entry, Layout, Role, Storage};
 pub use parameters::Parameters;
 pub use pass::{Pass, PassTimes, Rows};

@@ -48,7 +48,7 @@ pub enum Command {
     /// Train a tokenizer, or see what one does to a text
     #[command(subcommand)]
     Tokenizer(Tokenizer),
-    /// Fetch models, and look after their files
+    /// Fetch a model, see what it is, turn it into another format, make it smaller
     #[command(subcommand)]
     Model(Model),
     /// Score a model: bits per byte on text, accuracy on tasks
@@ -66,6 +66,12 @@ pub enum Model {
     /// HF_ENDPOINT names a mirror, HF_TOKEN the token for models that are not public (for ModelScope:
     /// MODELSCOPE_ENDPOINT, MODELSCOPE_API_TOKEN). A pull that was cut off goes on where it stopped.
     Pull(ModelPull),
+    /// Show a model's family, sizes, types, memory and tokenizer
+    Inspect(ModelInspect),
+    /// Turn a Hugging Face folder into a GGUF file, or a GGUF file into a folder
+    Convert(ModelConvert),
+    /// Write a GGUF file with fewer bits a weight
+    Quantize(ModelQuantize),
 }
 
 #[derive(Args)]
@@ -318,6 +324,34 @@ pub struct TokenizerEncode {
     pub tokenizer: PathBuf,
     /// The text; read from standard input where it is left out
     pub text: Option<String>,
+}
+
+#[derive(Args)]
+pub struct ModelInspect {
+    /// A GGUF file, or a Hugging Face folder
+    pub model: PathBuf,
+    /// List every tensor with its type and shape
+    #[arg(long)]
+    pub tensors: bool,
+}
+
+#[derive(Args)]
+pub struct ModelConvert {
+    /// A GGUF file, or a Hugging Face folder
+    pub input: PathBuf,
+    /// A name that ends in .gguf for a GGUF file; any other is a folder
+    pub output: PathBuf,
+}
+
+#[derive(Args)]
+pub struct ModelQuantize {
+    /// A GGUF file, or a Hugging Face folder
+    pub input: PathBuf,
+    /// The GGUF file to write
+    pub output: PathBuf,
+    /// f32, f16, bf16, q8_0, q6_k, q5_k_m, q4_k_m … as llama.cpp names them
+    #[arg(long = "type", value_name = "NAME")]
+    pub kind: String,
 }
 
 #[derive(Subcommand)]

@@ -26,12 +26,6 @@ impl Candidate {
         let (order, change) = (RowOrder::AsStored, Change::None);
         Candidate { name: name.into(), shape: entry.shape(), first_row: 0, order, change }
     }
-
-    /// The entry's rows from `first_row` on, of a tensor of a given shape.
-    pub(crate) fn rows_of(name: impl Into<String>, shape: &[usize], first_row: usize) -> Candidate {
-        let (order, change) = (RowOrder::AsStored, Change::None);
-        Candidate { name: name.into(), shape: shape.to_vec(), first_row, order, change }
-    }
 }
 
 /// The order in which a stored tensor has an entry's rows.
@@ -56,6 +50,17 @@ impl RowOrder {
                 let (head, within) = (row / head_dim, row % head_dim);
                 let (side, index) = (within / (head_dim / 2), within % (head_dim / 2));
                 head * head_dim + 2 * index + side
+            }
+        }
+    }
+
+    /// The entry's row of a stored row.
+    pub fn entry(self, stored: usize) -> usize {
+        match self {
+            RowOrder::AsStored => stored,
+            RowOrder::Interleaved { head_dim } => {
+                let (head, within) = (stored / head_dim, stored % head_dim);
+                head * head_dim + within % 2 * (head_dim / 2) + within / 2
             }
         }
     }
@@ -92,6 +97,12 @@ pub struct Stored<'a> {
 }
 
 impl<'a> Stored<'a> {
+    /// A whole matrix of (rows, columns) as it is.
+    pub(crate) fn whole(kind: BlockType, (rows, columns): (usize, usize), bytes: &'a [u8]) -> Stored<'a> {
+        let (order, change) = (RowOrder::AsStored, Change::None);
+        Stored { kind, rows, columns, order, change, bytes, transposed: (0, 0) }
+    }
+
     /// A row of the entry as it is stored.
     ///
     /// # Panics
