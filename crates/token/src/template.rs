@@ -73,6 +73,7 @@ impl ChatTemplate {
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", crate::clock::strftime_now);
         environment.add_function(GENERATION, generation);
+        environment.add_test("iterable", is_iterable);
         environment.add_filter("tojson", crate::python_json::tojson);
         let source = if settings.chat_template.is_empty() { NO_TEMPLATE } else { &settings.chat_template };
         let (source, has_marks) = with_generation_calls(source);
@@ -395,6 +396,11 @@ fn generation(state: &mut State<'_, '_>, options: Kwargs) -> std::result::Result
     let body: Value = options.get::<Value>("caller")?.call(state, &[])?;
     let shows = state.lookup(MARKS).is_some_and(|marks| marks.is_true());
     Ok(if shows { format!("{MARK_OPEN}{body}{MARK_CLOSE}") } else { body.to_string() })
+}
+
+/// Python's: `none` is not, though minijinja lets it be gone through; what is undefined is, as in Jinja.
+fn is_iterable(value: Value) -> bool {
+    !value.is_none() && value.try_iter().is_ok()
 }
 
 fn raise_exception(message: String) -> std::result::Result<Value, minijinja::Error> {

@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use token::{ChatTemplate, Message, SpecialTokens, StreamDecoder, Tokenizer, TrainOptions};
+use token::{ChatTemplate, Message, Settings, SpecialTokens, StreamDecoder, Tokenizer, TrainOptions};
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/tokenizer")
@@ -72,5 +72,22 @@ fn rendered_templates_and_chat_ids_equal_those_of_transformers() {
         }
         assert_eq!(tokenizer.decode(&encoded.ids), case["text"].as_str().unwrap());
         assert_eq!(encoded.ids.len(), encoded.loss_mask.len());
+    }
+}
+
+#[test]
+fn templates_see_tools_documents_and_parts_as_in_transformers() {
+    let expected = expected("variables.json");
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    for case in expected["cases"].as_array().unwrap() {
+        let settings = Settings {
+            bos_token: text(&expected["special"]["bos_token"]),
+            eos_token: text(&expected["special"]["eos_token"]),
+            chat_template: text(&case["template"]),
+            ..Settings::default()
+        };
+        let rendered =
+            ChatTemplate::new(&settings).unwrap().render_variables(case["variables"].as_object().unwrap());
+        assert_eq!(rendered.unwrap(), text(&case["text"]), "{}", case["name"]);
     }
 }
