@@ -7,8 +7,8 @@ mod map;
 mod text;
 
 pub use atomic::{
-    AtomicFile, PackedFile, create_folder, remove_stale_temporaries, sync_folder, temporary_path, write_atomic,
-    write_atomic_compressed, write_bytes,
+    AtomicFile, PackedFile, create_folder, remove_stale_temporaries, sync_folder, temporary_path,
+    write_atomic, write_atomic_compressed, write_bytes,
 };
 pub use lines::{LineRead, Lines, open_lines};
 pub use map::Mmap;

@@ -242,8 +242,8 @@ mod tests {
         sharpness: f32,
         on: OnLogits<'_>,
     ) -> Result<()> {
-        for row in first..window.len() - 1 {
-            let logit = |id: usize| sharpness * ((id * 7 + window[row] as usize * 3 + row) % 11) as f32 / 4.0;
+        for (row, before) in window.iter().enumerate().take(window.len() - 1).skip(first) {
+            let logit = |id: usize| sharpness * ((id * 7 + *before as usize * 3 + row) % 11) as f32 / 4.0;
             let logits: Vec<f32> = (0..vocabulary).map(logit).collect();
             on(row, &logits)?;
         }

@@ -545,7 +545,7 @@ mod tests {
                     rules.push(rule);
                 }
             }
-            let mut orders = vec![rules.clone(), rules.clone()];
+            let mut orders = [rules.clone(), rules.clone()];
             let mut keyed: Vec<_> = rules.iter().zip(&order).collect();
             keyed.sort_by_key(|(_, key)| **key);
             orders[1] = keyed.into_iter().map(|(rule, _)| *rule).collect();

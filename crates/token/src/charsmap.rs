@@ -16,7 +16,7 @@ impl Charsmap {
     pub(crate) fn new(bytes: &[u8]) -> Option<Charsmap> {
         let (size, rest) = bytes.split_first_chunk::<4>()?;
         let size = u32::from_le_bytes(*size) as usize;
-        if size % 4 != 0 || size > rest.len() {
+        if !size.is_multiple_of(4) || size > rest.len() {
             return None;
         }
         let (units, replacements) = rest.split_at(size);

@@ -93,8 +93,8 @@ impl ModelFile {
             Some(_) => self.planned_as_stored(),
             None => self.planned_by_entries()?,
         };
-        for index in 0..planned.len() {
-            planned[index].kind = self.kind_of(&planned[index], mix);
+        for tensor in &mut planned {
+            tensor.kind = self.kind_of(tensor, mix);
         }
         Ok(planned)
     }
