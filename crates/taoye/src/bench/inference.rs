@@ -102,9 +102,13 @@ impl Bench {
             ..load::options(&flags.load)
         };
         let begun = Instant::now();
-        let engine =
-            Engine::load(&flags.model, device.clone(), options, load::loading(context, &flags.load)?)
-                .with_context(|| format!("{}", flags.model.display()))?;
+        let engine = Engine::load(
+            &load::model(&flags.model)?,
+            device.clone(),
+            options,
+            load::loading(context, &flags.load)?,
+        )
+        .with_context(|| format!("{}", flags.model.display()))?;
         let loaded = begun.elapsed();
         let limits = Limits { arithmetic: 0.0, bandwidth: 0.0 };
         Ok(Bench { engine, device, depth: flags.depth, loaded, limits, peak_bytes: 0, next_id: 0 })

@@ -18,7 +18,7 @@ pub fn run(context: &Context, flags: &Chat) -> Result<()> {
         loading: load::loading(context, &flags.load)?,
         name: None,
     };
-    let mut local = Local::load(&flags.model, context.device()?, options)?;
+    let mut local = Local::load(&load::model(&flags.model)?, context.device()?, options)?;
     let options = TerminalOptions { system: flags.system.clone(), answer: answer(&flags.sampling) };
     Ok(terminal::run(&mut local, options)?)
 }

@@ -4,6 +4,7 @@ mod perplexity;
 
 use super::texts;
 use crate::cli::{Eval, EvalBits, EvalTasks};
+use crate::commands::load;
 use crate::context::Context;
 use crate::pipeline::scores;
 use anyhow::Result;
@@ -34,8 +35,8 @@ fn bits_per_byte(context: &Context, flags: &EvalBits) -> Result<()> {
     let chosen = bits::choose_documents(&lengths, flags.kilobytes.saturating_mul(1000), 1);
     let texts: Vec<String> = chosen.into_iter().map(|index| texts[index].clone()).collect();
     let device = context.device()?;
-    let parameters = Parameters::load(&device, &flags.model)?;
-    let tokenizer = Tokenizer::load(&flags.model)?;
+    let parameters = Parameters::load(&device, &load::model(&flags.model)?)?;
+    let tokenizer = Tokenizer::load(&load::model(&flags.model)?)?;
     let found =
         scores::bits_of(&device, &parameters, &tokenizer, &texts, scores::widest(&parameters, &tokenizer)?)?;
     let text = format!(
@@ -52,7 +53,7 @@ fn bits_per_byte(context: &Context, flags: &EvalBits) -> Result<()> {
 }
 
 fn tasks_accuracy(context: &Context, flags: &EvalTasks) -> Result<()> {
-    let mut local = Local::load(&flags.model, context.device()?, LocalOptions::default())?;
+    let mut local = Local::load(&load::model(&flags.model)?, context.device()?, LocalOptions::default())?;
     let items = tasks::test_items(flags.seed, flags.items);
     let (report, exchanges) = scores::ask(&mut local, &items)?;
     let mut text = String::new();

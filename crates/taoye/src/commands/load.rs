@@ -4,7 +4,7 @@ use crate::cli::LoadFlags;
 use crate::context::Context;
 use anyhow::{Result, bail};
 use engine::{Loading, Options, WeightType};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use tensor::quant::{BlockType, can_quantize, is_supported};
 
 /// The environment variable that moves the folder of everything that can be made again.
@@ -22,6 +22,18 @@ pub fn loading(context: &Context, flags: &LoadFlags) -> Result<Loading> {
     };
     let repack_cache = (!flags.no_repack_cache).then(cache_folder).flatten();
     Ok(Loading { weights, repack_cache, progress: context.progress })
+}
+
+/// Where a model lies: the path itself, or what `taoye model pull` put on this disk under that name.
+///
+/// # Errors
+/// A model of that name is here in part, or several of its files fit.
+pub fn model(path: &Path) -> Result<PathBuf> {
+    let pulled = match path.to_str() {
+        Some(name) if !path.exists() => hub::find(name)?,
+        _ => None,
+    };
+    Ok(pulled.unwrap_or_else(|| path.to_owned()))
 }
 
 /// The engine's limits.

@@ -18,7 +18,7 @@ pub fn run(context: &Context, flags: &Serve) -> Result<()> {
         engine: load::options(&flags.load),
         loading: load::loading(context, &flags.load)?,
     };
-    let local = Local::load(&flags.model, context.device()?, options)?;
+    let local = Local::load(&load::model(&flags.model)?, context.device()?, options)?;
     let options = ServeOptions { host: flags.host.to_string(), port: flags.port, ..ServeOptions::default() };
     Ok(serve::run(local, &options)?)
 }

@@ -20,11 +20,11 @@ const LOGIT_ROWS: usize = 128;
 /// When the model or a file cannot be read, or the text is too short.
 pub fn run(context: &Context, flags: &EvalPerplexity) -> Result<()> {
     let text = base::fs::read_text(&flags.text)?;
-    let tokenizer = Tokenizer::load(&flags.model)?;
+    let tokenizer = Tokenizer::load(&load::model(&flags.model)?)?;
     let options =
         Options { max_sequences: 1, context_tokens: Some(flags.window), ..load::options(&flags.load) };
     let loading = load::loading(context, &flags.load)?;
-    let mut engine = Engine::load(&flags.model, context.device()?, options, loading)
+    let mut engine = Engine::load(&load::model(&flags.model)?, context.device()?, options, loading)
         .with_context(|| format!("{}", flags.model.display()))?;
     let mut ids = tokenizer.opening_ids().to_vec();
     let begin_id = ids.first().copied();

@@ -2,6 +2,7 @@
 
 use super::sheet::Sheet;
 use crate::cli::ModelInspect;
+use crate::commands::load;
 use crate::context::Context;
 use anyhow::Result;
 use model::ModelFile;
@@ -13,7 +14,7 @@ use std::fmt::Write;
 /// # Errors
 /// When the model cannot be opened.
 pub fn run(context: &Context, flags: &ModelInspect) -> Result<()> {
-    let file = ModelFile::open(&flags.model)?;
+    let file = ModelFile::open(&load::model(&flags.model)?)?;
     let sheet = Sheet::new(&file)?;
     let mut text = sheet.to_string();
     let mut value = serde_json::to_value(&sheet)?;
