@@ -353,6 +353,15 @@ impl<'a> Listed<'a> {
         Ok(contents)
     }
 
+    /// Adds what texts begin and end with where no file says it: merges of characters are used with a beginning (Llama),
+    /// Unigram with an end (T5), which the models themselves do not hold.
+    pub(crate) fn enclose_as_usual(&self, contents: &mut Contents) {
+        match self.kind {
+            "t5" => contents.closing.extend(self.eos),
+            _ => contents.opening.extend(self.bos),
+        }
+    }
+
     /// The tokens of the kinds asked for, with their ids; none is empty.
     fn of_types(&self, wanted: impl Fn(i32) -> bool) -> impl Iterator<Item = (&'a str, u32)> {
         let all = self.tokens.iter().zip(&self.types).zip(0..);

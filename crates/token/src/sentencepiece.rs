@@ -69,7 +69,9 @@ impl<'a> ModelFile<'a> {
     }
 
     pub(crate) fn contents(&self) -> Reason<Contents> {
-        self.listed.by_scores(&self.scores, &self.spaces)
+        let mut contents = self.listed.by_scores(&self.scores, &self.spaces)?;
+        self.listed.enclose_as_usual(&mut contents);
+        Ok(contents)
     }
 }
 

@@ -169,7 +169,7 @@ fn sentencepiece_models_hold_the_same_tokenizers() {
     let path = folder.path().join("tokenizer.model");
     std::fs::write(&path, model_file(&source, 2)).unwrap();
     let model = Tokenizer::load(&path).unwrap();
-    assert_eq!((model.bos_id(), model.eos_id()), (Some(1), Some(2)));
+    assert_eq!((model.bos_id(), model.eos_id(), model.opening_ids()), (Some(1), Some(2), &[1][..]));
     // A folder without a tokenizer.json is read by its model.
     same_ids(&Tokenizer::load(folder.path()).unwrap(), &model, true);
     let json = from_json(folder.path(), &source);

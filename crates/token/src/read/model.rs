@@ -8,7 +8,7 @@ use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Vis
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::{ID_MAX, Ids, KINDS, Reason, Spelling, Text, byte_letters, byte_of, shown, spelt_bytes};
+use super::{ID_MAX, Ids, KINDS, Reason, Spelling, Text, byte_letters, shown, spelt_bytes};
 use crate::bpe::{Merge, Merges};
 use crate::merged::{Absent, Merged, Merging, Pieces};
 use crate::split::Borders;
@@ -163,10 +163,9 @@ impl<'a> Model<'a> {
                 let id = ids
                     .get(text)
                     .ok_or_else(|| format!("model.unk_token is {text:?}, which model.vocab lacks"))?;
-                Ok((*id, *self.field("fuse_unk") == true))
+                Ok::<_, String>((*id, *self.field("fuse_unk") == true))
             })
-            .transpose()
-            .map_err(|reason: String| reason)?;
+            .transpose()?;
         let ignores_merges = *self.field("ignore_merges") == true;
         let pieces = Pieces {
             tokens: self.vocabulary.iter().map(|(text, id)| (Cow::Borrowed(text.as_ref()), *id)).collect(),
@@ -254,7 +253,6 @@ fn byte_ids(ids: &Ids<'_>) -> Option<[u32; 256]> {
     for (byte, id) in byte_ids.iter_mut().enumerate() {
         *id = *ids.get(format!("<0x{byte:02X}>").as_str())?;
     }
-    debug_assert_eq!(byte_of("<0x0A>"), Some(10));
     Some(byte_ids)
 }
 
