@@ -14,13 +14,21 @@ fn device() -> Device {
 
 /// The fixtures' models: every family, each with random weights.
 fn folders() -> Vec<PathBuf> {
-    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/model");
-    let mut folders: Vec<PathBuf> =
-        std::fs::read_dir(fixtures).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures");
+    let mut folders = Vec::new();
+    for kind in ["model", "family"] {
+        let entries = std::fs::read_dir(fixtures.join(kind)).unwrap();
+        folders.extend(entries.map(|entry| entry.unwrap().path()));
+    }
     folders.retain(|folder| folder.join("config.json").exists());
-    folders.sort();
-    assert!(folders.len() >= 4);
+    folders.sort_by_key(|folder| folder.file_name().unwrap().to_owned());
+    assert!(folders.len() >= 18);
     folders
+}
+
+/// A Llama of two layers.
+fn llama() -> PathBuf {
+    folders().into_iter().find(|folder| folder.ends_with("llama_tied")).unwrap()
 }
 
 /// Writes a model as GGUF with the tokens that its configuration names.
@@ -46,6 +54,12 @@ fn a_model_is_the_same_in_either_format() {
         let name = folder.file_name().unwrap().to_string_lossy().into_owned();
         let file = ModelFile::open(&folder).unwrap();
         let path = scratch.path().join(format!("{name}.gguf"));
+        if ["llama_dynamic", "qwen2_yarn", "qwen3_window", "qwen3_moe"].contains(&name.as_str()) {
+            let refused = file.write_gguf(device().exec(), (&path, Writer::new()), None, &mut |_| ());
+            let message = refused.unwrap_err().to_string();
+            assert!(message.contains("GGUF"), "{name}: {message}");
+            continue;
+        }
         to_gguf(&file, &path, None);
         let original = Parameters::load(&device(), &folder).unwrap();
         let through_gguf = Parameters::load(&device(), &path).unwrap();
@@ -119,7 +133,7 @@ fn quantising_loses_as_little_as_the_type_promises() {
 fn gguf_files_that_do_not_fit_are_refused_by_name() {
     let scratch = tempfile::tempdir().unwrap();
     let good = scratch.path().join("good.gguf");
-    to_gguf(&ModelFile::open(&folders()[0]).unwrap(), &good, None);
+    to_gguf(&ModelFile::open(&llama()).unwrap(), &good, None);
     let source = gguf::File::open(&good).unwrap();
     type Change = fn(&mut Writer, &mut Vec<(String, Vec<usize>, u32)>);
     let cases: [(Change, &str); 8] = [
@@ -128,8 +142,8 @@ fn gguf_files_that_do_not_fit_are_refused_by_name() {
         (|w, _| w.set("llama.attention.head_count", "two"), "`llama.attention.head_count` is string"),
         (|w, _| w.set("llama.rope.scaling.type", "ntk"), "`llama.rope.scaling.type` is `ntk`; supported"),
         (|_, t| t[1].0 = "blk.0.odd.weight".into(), "`blk.0.odd.weight` is not one"),
-        (|_, t| drop(t.pop()), "1 tensors are missing, the first is"),
-        (|_, t| t[0].1 = vec![t[0].1[0], t[0].1[1] + 1], "has shape"),
+        (|_, t| drop(t.remove(1)), "1 tensors are missing, the first is"),
+        (|_, t| t[2].1[1] += 1, "`blk.0.attn_q.weight` has shape"),
         (|_, t| t[0].2 = 77, "has the type of number 77; supported: F32, F16"),
     ];
     for (change, expected) in cases {
@@ -178,7 +192,7 @@ fn damage(bytes: &[u8], path: &Path, target: &Path, rng: &mut Rng) -> bool {
 fn damaged_models_never_panic() {
     let scratch = tempfile::tempdir().unwrap();
     let cases: u64 = std::env::var("TAOYE_FUZZ_CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(200);
-    let source = ModelFile::open(&folders()[0]).unwrap();
+    let source = ModelFile::open(&llama()).unwrap();
     let gguf = scratch.path().join("model.gguf");
     to_gguf(&source, &gguf, Mix::from_name("q8_0"));
     let folder = scratch.path().join("folder");

@@ -51,7 +51,15 @@ pub(crate) fn write(config: &Config, writer: &mut Writer) -> Result<(), String> 
         count("expert_feed_forward_length", experts.intermediate_size);
     }
     if let Some(sliding) = &config.sliding {
+        if matches!(config.family, Family::Qwen2 | Family::Qwen3 | Family::Qwen3Moe) {
+            return Err("sliding windows of this family cannot be said in GGUF".into());
+        }
         count("attention.sliding_window", sliding.tokens);
+        // Gemma 3's usual pattern is not written: llama.cpp knows it.
+        let pattern = sliding.layers.iter().position(|has| !has).map_or(config.layers + 1, |index| index + 1);
+        if config.family == Family::Gemma3 && pattern != 6 {
+            count("attention.sliding_window_pattern", pattern);
+        }
     }
     match config.norm {
         NormKind::Rms => set("attention.layer_norm_rms_epsilon", Value::F32(config.norm_eps)),
@@ -59,6 +67,9 @@ pub(crate) fn write(config: &Config, writer: &mut Writer) -> Result<(), String> 
     }
     if !config.causal {
         set("attention.causal", Value::Bool(false));
+    }
+    if let Some(scale) = config.attention_scale {
+        set("attention.scale", Value::F32(scale));
     }
     if let Some(cap) = config.attention_soft_cap {
         set("attn_logit_softcapping", Value::F32(cap));
@@ -321,7 +332,8 @@ impl<'a> Reader<'a> {
             false => number("head_dim"),
         };
         let mut set = |key: &str, value: Json| json.insert(key.to_owned(), value);
-        set("query_pre_attn_scalar", json!(scalar));
+        let own = self.find::<f32>("attention.scale")?.map(|scale| f64::from(scale).powi(-2));
+        set("query_pre_attn_scalar", json!(own.unwrap_or(scalar)));
         let caps = family == Family::Gemma2;
         let cap = |found: Option<f32>, usual: f32| found.or(caps.then_some(usual));
         set("attn_logit_softcapping", json!(cap(self.find("attn_logit_softcapping")?, 50.0)));
