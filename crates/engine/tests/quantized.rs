@@ -5,7 +5,7 @@
 use engine::{Chunk, Device, Engine, Isa, Loading, LogitRows, Options, WeightType};
 use model::{Config, Parameters};
 use std::path::Path;
-use tensor::quant::BlockType;
+use tensor::quant::{BlockType, Rows, dequantize, quantize};
 
 const IDS: [u32; 23] = [5, 17, 99, 3, 3, 64, 8, 120, 77, 31, 2, 9, 14, 55, 101, 6, 7, 42, 88, 19, 23, 11, 1];
 
@@ -51,24 +51,36 @@ fn distance(values: &[f32], other: &[f32]) -> f64 {
     (difference / square(&mut other.iter().copied())).sqrt()
 }
 
+/// The folder's model with every matrix of a product replaced by what its blocks stand for.
+fn rounded(folder: &Path, kind: BlockType) -> tempfile::TempDir {
+    let mut parameters = Parameters::load(&device(1, Isa::detect()), folder).unwrap();
+    let layout = parameters.decoder.layout().clone();
+    for entry in
+        layout.entries().iter().filter(|entry| entry.weight.rows > 1 && entry.weight != layout.embedding())
+    {
+        let (values, columns) = (entry.weight.of_mut(parameters.flat.data_mut()), entry.weight.cols);
+        let mut blocks = vec![0; kind.row_bytes(columns).unwrap() * entry.weight.rows];
+        quantize(kind, Rows { values, columns, importance: None }, &mut blocks).unwrap();
+        dequantize(kind, &blocks, values);
+    }
+    let rounded = tempfile::tempdir().unwrap();
+    parameters.save(rounded.path()).unwrap();
+    rounded
+}
+
 #[test]
-fn quantised_weights_give_nearly_the_logits_of_f32() {
+fn quantised_products_give_nearly_the_logits_of_what_the_blocks_stand_for() {
     let folder = folder();
-    let exact = logits(&mut load(folder.path(), device(2, Isa::detect()), WeightType::F32, None), 23);
-    let types = [
-        (BlockType::Q8_0, 0.02),
-        (BlockType::Q6_K, 0.04),
-        (BlockType::Q5_K, 0.1),
-        (BlockType::Q4_K, 0.15),
-        (BlockType::Q4_0, 0.2),
-        (BlockType::IQ4_XS, 0.15),
-        (BlockType::MXFP4, 0.25),
-        (BlockType::Q2_K, 0.6),
-    ];
-    for (kind, bound) in types {
+    let types = [BlockType::Q8_0, BlockType::Q6_K, BlockType::Q5_K, BlockType::Q4_K, BlockType::Q4_0];
+    for kind in
+        types.into_iter().chain([BlockType::IQ4_XS, BlockType::MXFP4, BlockType::Q3_K, BlockType::Q2_K])
+    {
+        let rounded = rounded(folder.path(), kind);
+        let exact = logits(&mut load(rounded.path(), device(2, Isa::detect()), WeightType::F32, None), 23);
         let mut engine = load(folder.path(), device(2, Isa::detect()), WeightType::Quantized(kind), None);
         let found = distance(&logits(&mut engine, 23), &exact);
-        assert!(found < bound && found > 0.001, "{}: {found}", kind.name());
+        // Eight bits for the largest of 32 activations are a relative error of about 0.006 in a product.
+        assert!(found < 0.03 && found > 0.0005, "{}: {found}", kind.name());
     }
 }
 
