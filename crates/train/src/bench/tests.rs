@@ -37,7 +37,7 @@ fn every_operation_is_in_the_profile() {
                 assert_eq!(calls(phase, operation), Some(expected), "{phase} {operation}");
             }
         }
-        for operation in ["embed", "norm", "rotary", "attention", "swiglu", "add", "loss"] {
+        for operation in ["embed", "norm", "rotary", "attention", "activation", "add", "loss"] {
             assert!(calls("forward", operation).is_some(), "{operation}");
         }
         for operation in in_update {
