@@ -43,6 +43,8 @@ pub enum Command {
     Chat(Chat),
     /// Serve a model over an OpenAI-compatible HTTP API
     Serve(Serve),
+    /// Turn texts into vectors with an encoder such as MiniLM or bge: one JSON line each
+    Embed(Embed),
     /// Turn files and folders into clean, deduplicated documents
     Corpus(Corpus),
     /// Train a tokenizer, or see what one does to a text
@@ -352,6 +354,16 @@ pub struct ModelQuantize {
     /// f32, f16, bf16, q8_0, q6_k, q5_k_m, q4_k_m … as llama.cpp names them
     #[arg(long = "type", value_name = "NAME")]
     pub kind: String,
+}
+
+#[derive(Args)]
+pub struct Embed {
+    /// The encoder: a GGUF file or a Hugging Face folder
+    pub model: PathBuf,
+    /// The texts [default: each line of the standard input]
+    pub texts: Vec<String>,
+    #[command(flatten)]
+    pub load: LoadFlags,
 }
 
 #[derive(Subcommand)]

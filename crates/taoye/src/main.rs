@@ -45,6 +45,7 @@ fn run(cli: &Cli) -> anyhow::Result<pipeline::Ended> {
         Command::Corpus(flags) => commands::corpus::run(&context, flags),
         Command::Tokenizer(command) => commands::tokenizer::run(&context, command),
         Command::Model(command) => commands::model::run(&context, command),
+        Command::Embed(flags) => commands::embed::run(&context, flags),
         Command::Eval(command) => commands::eval::run(&context, command),
         Command::Bench(command) => bench::run(&context, command),
     }?;

@@ -2,6 +2,7 @@
 
 pub mod chat;
 pub mod corpus;
+pub mod embed;
 pub mod eval;
 pub mod load;
 pub mod model;
