@@ -18,8 +18,8 @@ const BATCH_TEXTS: usize = 32;
 /// When the model cannot be read, or a text is empty or longer than the model's context.
 pub fn run(context: &Context, flags: &Embed) -> Result<()> {
     let loading = load::loading(context, &flags.load)?;
-    let mut encoder = Encoder::load(&flags.model, context.device()?, loading)?;
-    let tokenizer = Tokenizer::load(&flags.model)?;
+    let mut encoder = Encoder::load(&load::model(&flags.model)?, context.device()?, loading)?;
+    let tokenizer = Tokenizer::load(&load::model(&flags.model)?)?;
     let mut number = 0;
     let mut embed = |texts: &[String]| -> Result<()> {
         let ids: Vec<Vec<u32>> = texts.iter().map(|text| whole(&tokenizer, text)).collect();
