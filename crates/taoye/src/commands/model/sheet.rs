@@ -96,7 +96,7 @@ impl Sheet {
             types,
             context_tokens: config.max_positions,
             vocabulary: config.vocab_size,
-            tied_embeddings: config.tie_embeddings,
+            tied_embeddings: config.tie_embeddings && config.causal,
             layers: config.layers,
             heads: config.heads,
             kv_heads: config.kv_heads,

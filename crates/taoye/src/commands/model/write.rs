@@ -101,11 +101,19 @@ fn told(composition: &Composition) -> String {
 fn write_folder(context: &Context, file: &ModelFile, output: &Path) -> Result<()> {
     let device = context.device()?;
     file.write_folder(device.exec(), output)?;
-    match file.gguf() {
-        Some(gguf) => Tokenizer::from_gguf(gguf)?.save(output)?,
-        None => Tokenizer::load(file.path())?.save(output)?,
-    }
-    let text = format!("{}: config.json, model.safetensors and the tokenizer's files", output.display());
+    let text = match file.gguf() {
+        Some(_) => {
+            context.say(
+                "note: the folder has no tokenizer, since one of a GGUF file is not turned into tokenizer.json; take that \
+                 of the model's Hugging Face folder",
+            );
+            format!("{}: config.json and model.safetensors", output.display())
+        }
+        None => {
+            Tokenizer::load(file.path())?.save(output)?;
+            format!("{}: config.json, model.safetensors and the tokenizer's files", output.display())
+        }
+    };
     context.print(&text, &json!({"out": output}));
     Ok(())
 }
