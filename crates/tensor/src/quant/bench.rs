@@ -67,7 +67,7 @@ pub fn measure(exec: Exec<'_>, shape: Shape, time: Duration) -> Speed {
         let start = Instant::now();
         for bytes in packed.chunks_exact(bytes) {
             let matrix = QuantMatrix::new(kind, outputs, columns, bytes);
-            multiply(exec, &quantized, &[matrix], MatMut::new(&mut c, rows, outputs), Into::Overwrite);
+            multiply(exec, &mut quantized, &[matrix], MatMut::new(&mut c, rows, outputs), Into::Overwrite);
         }
         product_s = product_s.min(start.elapsed().as_secs_f64() / copies as f64);
     }

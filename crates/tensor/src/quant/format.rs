@@ -34,7 +34,7 @@ pub(super) trait Format {
     const GROUPS: usize;
     /// How large the quants can be: a [`class`].
     const CLASS: usize;
-    /// The quants' offset as a power of two; unused with `MINIMA`.
+    /// The quants' offset as a power of two; 0 where there is none, so with `MINIMA`.
     const SHIFT: u32;
     /// Whether there is a minimum instead of an offset.
     const MINIMA: bool;
@@ -42,8 +42,12 @@ pub(super) trait Format {
     const BYTES: [usize; 4];
     /// Whether panels come from memory, so that what is next should be asked for.
     const IN_MEMORY: bool;
+    /// Steps of a block: quants of 4 bytes for each lane, of four columns or, in 16 bits, of two.
+    const STEPS: usize = 8;
     /// The same type with its panels unpacked.
     type Plain: Format;
+    /// The same type with its panels unpacked and its quants, less their offset, in 16 bits.
+    type Words: Format;
 
     /// The unsigned quants of columns `4 · step ..` of the block, four for each lane.
     unsafe fn quants<Q: Quads>(at: &At, step: usize) -> Q::Bytes;
@@ -68,6 +72,7 @@ impl<const GROUPS: usize, const CLASS: usize, const SHIFT: u32, const MINIMA: bo
     const BYTES: [usize; 4] = [PANEL * 32, 0, GROUPS * PANEL * 4 * if MINIMA { 2 } else { 1 }, 0];
     const IN_MEMORY: bool = false;
     type Plain = Self;
+    type Words = PlainWords<GROUPS>;
 
     #[inline(always)]
     unsafe fn quants<Q: Quads>(at: &At, step: usize) -> Q::Bytes {
@@ -86,6 +91,32 @@ impl<const GROUPS: usize, const CLASS: usize, const SHIFT: u32, const MINIMA: bo
     }
 }
 
+/// A panel unpacked into the caches with quants of 16 bits, signed: whole bytes without an offset.
+pub(super) struct PlainWords<const GROUPS: usize>;
+
+impl<const GROUPS: usize> Format for PlainWords<GROUPS> {
+    const GROUPS: usize = GROUPS;
+    const CLASS: usize = class::EIGHT_BITS;
+    const SHIFT: u32 = 0;
+    const MINIMA: bool = false;
+    const BYTES: [usize; 4] = [PANEL * 64, 0, GROUPS * PANEL * 4, 0];
+    const IN_MEMORY: bool = false;
+    const STEPS: usize = 16;
+    type Plain = Self;
+    type Words = Self;
+
+    #[inline(always)]
+    unsafe fn quants<Q: Quads>(at: &At, step: usize) -> Q::Bytes {
+        // SAFETY: the caller upholds the trait's contract, here and below.
+        unsafe { Q::load(at.low.add(step * 64)) }
+    }
+    #[inline(always)]
+    unsafe fn scale<Q: Quads>(at: &At, group: usize) -> Q::V {
+        // SAFETY: as above.
+        unsafe { Q::V::load(at.scales.cast::<f32>().add(group * PANEL + at.part * Q::V::LANES)) }
+    }
+}
+
 /// Declares a format: groups, class, shift, minima, bytes of the sections, and how each part is read.
 macro_rules! format {
     ($(#[$doc:meta])* $name:ident: $groups:literal, $class:ident, $shift:literal, $minima:literal, $bytes:expr,
@@ -100,6 +131,7 @@ macro_rules! format {
             const BYTES: [usize; 4] = $bytes;
             const IN_MEMORY: bool = true;
             type Plain = Plain<$groups, { class::$class }, $shift, $minima>;
+            type Words = PlainWords<$groups>;
             #[inline(always)]
             unsafe fn quants<Q: Quads>($at: &At, $step: usize) -> Q::Bytes {
                 // SAFETY: the caller upholds the trait's contract.

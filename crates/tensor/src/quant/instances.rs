@@ -140,6 +140,8 @@ pub(super) struct Kernels {
     pub plain: [Tile; 3],
     /// Unpacks panels for `plain`.
     pub unpack: UnpackFunction,
+    /// Whether `plain` takes activations in 16 bits.
+    pub words: bool,
     /// Bytes of a block of an unpacked panel: quants, scales.
     pub plain_bytes: [usize; 2],
 }
@@ -180,13 +182,13 @@ unsafe fn peak<Q: Quads>(steps: usize, bytes: &[u8; 512]) -> i32 {
     }
 }
 
-/// Declares the kernels of one instruction set. `direct` lists rows and registers of a tile, `plain` and
-/// `plain_eight` (quants of eight bits) also how often the registers are filled.
+/// Declares the kernels of one instruction set. `direct` lists rows and registers of a tile, `plain` and `eight` (quants of
+/// eight bits, with the layout and the registers that these are unpacked into) also how often the registers are filled.
 macro_rules! instance {
     ($module:ident, $quads:ty, [$($cfg:meta)?] [$($feature:meta)?],
         direct: $([$dr:literal, $du:literal])*,
         plain: $([$pr:literal, $pu:literal, $pp:literal])*,
-        plain_eight: $([$er:literal, $eu:literal, $ep:literal])*) => {
+        eight: $layout:ident, $eight:ty, $([$er:literal, $eu:literal, $ep:literal])*) => {
         $(#[$cfg])?
         mod $module {
             use super::*;
@@ -198,9 +200,15 @@ macro_rules! instance {
             }
 
             $(#[$feature])?
-            unsafe fn unpack<F: Format>(from: &Panels, first: usize, blocks: usize, panels: usize, to: *mut u8) {
+            unsafe fn eight_tile<F: Format, const ROWS: usize, const UNITS: usize, const PASSES: usize>(call: &Call) {
                 // SAFETY: as above.
-                unsafe { super::tile::unpack::<$quads, F>(from, first, blocks, panels, to) }
+                unsafe { super::tile::tile::<$eight, F, ROWS, UNITS, PASSES>(call) }
+            }
+
+            $(#[$feature])?
+            unsafe fn unpack<F: Format, P: Format>(from: &Panels, first: usize, blocks: usize, panels: usize, to: *mut u8) {
+                // SAFETY: as above.
+                unsafe { super::tile::unpack::<$quads, F, P>(from, first, blocks, panels, to) }
             }
 
             $(#[$feature])?
@@ -239,15 +247,21 @@ macro_rules! instance {
                 const fn tile_of(rows: usize, registers: usize, function: TileFunction) -> Tile {
                     Tile { rows, panels: registers / PARTS, function }
                 }
-                let plain = if F::CLASS == class::EIGHT_BITS {
-                    [$(tile_of($er, $eu * $ep, tile::<F::Plain, $er, $eu, $ep>)),*]
-                } else {
-                    [$(tile_of($pr, $pu * $pp, tile::<F::Plain, $pr, $pu, $pp>)),*]
-                };
+                let direct = [$(tile_of($dr, $du, tile::<F, $dr, $du, 1>)),*];
+                if F::CLASS == class::EIGHT_BITS {
+                    return Kernels {
+                        direct,
+                        plain: [$(tile_of($er, $eu * $ep, eight_tile::<F::$layout, $er, $eu, $ep>)),*],
+                        unpack: unpack::<F, F::$layout>,
+                        words: <F::$layout as Format>::STEPS == 16,
+                        plain_bytes: [<F::$layout as Format>::BYTES[0], <F::$layout as Format>::BYTES[2]],
+                    };
+                }
                 Kernels {
-                    direct: [$(tile_of($dr, $du, tile::<F, $dr, $du, 1>)),*],
-                    plain,
-                    unpack: unpack::<F>,
+                    direct,
+                    plain: [$(tile_of($pr, $pu * $pp, tile::<F::Plain, $pr, $pu, $pp>)),*],
+                    unpack: unpack::<F, F::Plain>,
+                    words: false,
                     plain_bytes: [F::Plain::BYTES[0], F::Plain::BYTES[2]],
                 }
             }
@@ -258,22 +272,22 @@ macro_rules! instance {
 instance!(avx512_vnni, quads::Avx512Vnni, [cfg(target_arch = "x86_64")]
     [target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx512vnni,avx2,fma,f16c")],
     direct: [4, 2] [2, 4] [1, 4],
-    plain: [6, 2, 1] [2, 2, 1] [1, 2, 1], plain_eight: [6, 2, 1] [2, 2, 1] [1, 2, 1]);
+    plain: [6, 2, 1] [2, 2, 1] [1, 2, 1], eight: Plain, quads::Avx512Vnni, [6, 2, 1] [2, 2, 1] [1, 2, 1]);
 instance!(avx2_vnni, quads::Avx2Vnni, [cfg(target_arch = "x86_64")]
     [target_feature(enable = "avx2,fma,f16c,avxvnni")],
     direct: [4, 2] [2, 2] [1, 4],
-    plain: [4, 2, 1] [2, 2, 1] [1, 2, 1], plain_eight: [4, 2, 1] [2, 2, 1] [1, 2, 1]);
+    plain: [4, 2, 1] [2, 2, 1] [1, 2, 1], eight: Plain, quads::Avx2Vnni, [4, 2, 1] [2, 2, 1] [1, 2, 1]);
 instance!(avx2, quads::Avx2Quads, [cfg(target_arch = "x86_64")]
     [target_feature(enable = "avx2,fma,f16c")],
     direct: [4, 2] [2, 2] [1, 4],
-    plain: [4, 2, 1] [2, 2, 1] [1, 2, 1], plain_eight: [4, 1, 2] [2, 1, 2] [1, 1, 2]);
+    plain: [6, 2, 1] [2, 2, 1] [1, 2, 1], eight: Words, quads::Avx2Words, [6, 2, 1] [2, 2, 1] [1, 2, 1]);
 instance!(neon, quads::NeonQuads, [cfg(target_arch = "aarch64")] [target_feature(enable = "neon")],
     direct: [4, 4] [2, 4] [1, 4],
-    plain: [4, 4, 1] [2, 4, 1] [1, 4, 1], plain_eight: [4, 4, 1] [2, 4, 1] [1, 4, 1]);
+    plain: [4, 4, 1] [2, 4, 1] [1, 4, 1], eight: Plain, quads::NeonQuads, [4, 4, 1] [2, 4, 1] [1, 4, 1]);
 // The arrays are for machines that have nothing better and for tests: fewer kernels, compiled sooner.
 instance!(portable, quads::ArrayQuads<4>, [] [],
     direct: [1, 4] [1, 4] [1, 4],
-    plain: [1, 4, 1] [1, 4, 1] [1, 4, 1], plain_eight: [1, 4, 1] [1, 4, 1] [1, 4, 1]);
+    plain: [1, 4, 1] [1, 4, 1] [1, 4, 1], eight: Plain, quads::ArrayQuads<4>, [1, 4, 1] [1, 4, 1] [1, 4, 1]);
 instance!(emulated16, quads::ArrayQuads<16>, [] [],
     direct: [1, 1] [1, 1] [1, 1],
-    plain: [2, 1, 2] [1, 1, 2] [1, 1, 2], plain_eight: [2, 1, 2] [1, 1, 2] [1, 1, 2]);
+    plain: [2, 1, 2] [1, 1, 2] [1, 1, 2], eight: Plain, quads::ArrayQuads<16>, [2, 1, 2] [1, 1, 2] [1, 1, 2]);

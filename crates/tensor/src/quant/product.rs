@@ -17,8 +17,8 @@ const DIRECT_ROWS: usize = 4;
 const PAIR: usize = 2;
 /// Outputs of a pair.
 const WIDTH: usize = PAIR * PANEL;
-/// Blocks of k that are unpacked at once: with their scales they leave half of the first-level cache to the activations.
-const DEPTH_BLOCKS: usize = 16;
+/// Bytes that the blocks of k that are unpacked at once may take: they leave half of the first-level cache to the activations.
+const UNPACKED_BYTES: usize = 20 << 10;
 /// Rows that pass over an unpacked pair of panels; their sums lie in the second-level cache.
 const CHUNK_ROWS: usize = 43 * TILE_ROWS;
 /// Bytes of packed weights in a task of a few rows: enough to make the task's start cheap.
@@ -31,14 +31,14 @@ const TASK_BYTES: usize = 96 << 10;
 ///
 /// # Panics
 /// The shapes do not fit each other.
-pub fn multiply(exec: Exec<'_>, x: &QuantRows, weights: &[QuantMatrix<'_>], c: MatMut<'_>, into: Into) {
+pub fn multiply(exec: Exec<'_>, x: &mut QuantRows, weights: &[QuantMatrix<'_>], c: MatMut<'_>, into: Into) {
     multiply_with(exec, Instance::of(exec.isa), x, weights, (c, into));
 }
 
 pub(super) fn multiply_with(
     exec: Exec<'_>,
     instance: Instance,
-    x: &QuantRows,
+    x: &mut QuantRows,
     weights: &[QuantMatrix<'_>],
     output: (MatMut<'_>, Into),
 ) {
@@ -55,6 +55,9 @@ pub(super) fn multiply_with(
     );
     if c.rows == 0 || outputs == 0 {
         return;
+    }
+    if x.rows() > DIRECT_ROWS && weights.iter().any(|matrix| instance.kernels(matrix.kind).words) {
+        x.widen(exec);
     }
     let job = Job { exec, instance, x, c: c.data.as_mut_ptr(), c_stride: c.row_stride, into };
     let tasks: usize = weights.iter().map(|matrix| job.tasks(matrix)).sum();
@@ -123,7 +126,7 @@ impl Part<'_> {
             let tile = largest(&self.kernels.direct, x.rows - row);
             for panel in panels.clone().step_by(tile.panels) {
                 let weights = self.packed(panel..(panel + tile.panels).min(panels.end));
-                self.direct_tile(&tile, call(&x, row, entries.clone(), weights), (row, panel));
+                self.direct_tile(&tile, call(&x, false, row, entries.clone(), weights), (row, panel));
             }
             row += tile.rows;
         }
@@ -156,7 +159,8 @@ impl Part<'_> {
     fn unpacked(&self, panels: Range<usize>) {
         let [quant_bytes, scale_bytes] = self.kernels.plain_bytes;
         let block_bytes = quant_bytes + scale_bytes;
-        let weights_len = PAIR * DEPTH_BLOCKS * block_bytes / size_of::<f32>();
+        let depth_blocks = UNPACKED_BYTES / (PAIR * block_bytes) / 8 * 8;
+        let weights_len = PAIR * depth_blocks * block_bytes / size_of::<f32>();
         let mut scratch = self.job.exec.pool.scratch().take(weights_len + CHUNK_ROWS * WIDTH);
         let (weights, sums) = scratch.split_at_mut(weights_len);
         let (columns, blocks) = (self.columns(panels.start, panels.len()), self.job.x.blocks());
@@ -168,9 +172,9 @@ impl Part<'_> {
                 // SAFETY: the outputs are this task's alone, and the buffer holds as many rows.
                 unsafe { copy((c, self.job.c_stride), (sums.as_mut_ptr(), WIDTH), (rows, columns)) };
             }
-            for first in (0..blocks).step_by(DEPTH_BLOCKS) {
-                let depth = DEPTH_BLOCKS.min(blocks - first);
-                // SAFETY: the panels have these blocks, and the buffer has room for `PAIR` panels of `DEPTH_BLOCKS`.
+            for first in (0..blocks).step_by(depth_blocks) {
+                let depth = depth_blocks.min(blocks - first);
+                // SAFETY: the panels have these blocks, and the buffer has room for `PAIR` panels of `depth_blocks`.
                 unsafe {
                     let to = weights.as_mut_ptr().cast();
                     (self.kernels.unpack)(&packed, first, depth, panels.len(), to);
@@ -201,7 +205,7 @@ impl Part<'_> {
             let mut row = 0;
             while row < x.rows {
                 let tile = largest(&self.kernels.plain, x.rows - row);
-                let call = call(&x, row, entries.clone(), weights);
+                let call = call(&x, self.kernels.words, row, entries.clone(), weights);
                 for panel in (0..PAIR).step_by(tile.panels) {
                     let to = sums[(x.first_row + row - rows.start) * WIDTH + panel * PANEL..].as_mut_ptr();
                     let from = if from_zero { std::ptr::null() } else { to.cast_const() };
@@ -255,13 +259,14 @@ fn largest(tiles: &[Tile], rows: usize) -> Tile {
 }
 
 /// The operands of a call, without outputs.
-fn call(x: &RowTile<'_>, row: usize, entries: Range<usize>, panels: Panels) -> Call {
+fn call(x: &RowTile<'_>, words: bool, row: usize, entries: Range<usize>, panels: Panels) -> Call {
+    let first = (entries.start * x.rows + row) * BLOCK;
     Call {
         panels,
         entries: entries.len(),
         index: x.index[entries.start..].as_ptr(),
         stride: x.rows,
-        quants: x.quants[(entries.start * x.rows + row) * BLOCK..].as_ptr(),
+        quants: if words { x.words[first..].as_ptr().cast() } else { x.quants[first..].as_ptr() },
         scales: x.scales[entries.start * x.rows + row..].as_ptr(),
         sums: x.sums[3 * entries.start * x.rows + row..].as_ptr(),
         from: std::ptr::null(),

@@ -32,6 +32,9 @@ pub struct QuantRows {
     blocks: usize,
     /// Tile after tile, `[entry][row][32]`; an entry is the first or second part of a block.
     quants: Vec<i8>,
+    /// The same in 16 bits, where a product asked for them.
+    words: Vec<i16>,
+    widened: bool,
     /// `[entry][row]`.
     scales: Vec<f32>,
     /// `[entry][3][row]`: −Σ quants of all, of the first half and of the second.
@@ -50,6 +53,8 @@ pub(super) struct RowTile<'a> {
     pub rows: usize,
     /// As in [`QuantRows`].
     pub quants: &'a [i8],
+    /// Empty before [`QuantRows::widen`].
+    pub words: &'a [i16],
     pub scales: &'a [f32],
     pub sums: &'a [i32],
     pub index: &'a [u32],
@@ -142,6 +147,7 @@ impl QuantRows {
             first_row,
             rows,
             quants: &self.quants[slots.start * BLOCK..slots.end * BLOCK],
+            words: if self.widened { &self.words[slots.start * BLOCK..slots.end * BLOCK] } else { &[] },
             scales: &self.scales[slots.clone()],
             sums: &self.sums[3 * slots.start..3 * slots.end],
             index: &self.index[2 * self.blocks * tile..2 * self.blocks * (tile + 1)],
@@ -149,8 +155,30 @@ impl QuantRows {
         }
     }
 
+    /// Makes the quants in 16 bits too, unless they are there.
+    pub(super) fn widen(&mut self, exec: Exec<'_>) {
+        if self.widened {
+            return;
+        }
+        let (rows, blocks) = (self.rows, self.blocks);
+        grow(&mut self.words, 2 * rows * blocks * BLOCK);
+        let words = Disjoint::new(&mut self.words);
+        let (quants, starts) = (&self.quants, &self.starts);
+        exec.pool.run(rows.div_ceil(TILE_ROWS), &|tile, _| {
+            let first = 2 * blocks * tile * TILE_ROWS * BLOCK;
+            let entries = starts[(blocks + 1) * (tile + 1) - 1] as usize;
+            let len = entries * TILE_ROWS.min(rows - tile * TILE_ROWS) * BLOCK;
+            // SAFETY: the tiles' parts do not overlap.
+            let words = unsafe { words.range(first..first + len) };
+            for (word, quant) in words.iter_mut().zip(&quants[first..first + len]) {
+                *word = i16::from(*quant);
+            }
+        });
+        self.widened = true;
+    }
+
     fn resize(&mut self, rows: usize, blocks: usize) {
-        (self.rows, self.blocks) = (rows, blocks);
+        (self.rows, self.blocks, self.widened) = (rows, blocks, false);
         let (slots, tiles) = (2 * rows * blocks, rows.div_ceil(TILE_ROWS));
         grow(&mut self.quants, slots * BLOCK);
         grow(&mut self.scales, slots);

@@ -143,7 +143,7 @@ impl Case<'_> {
                     quantized.quantize_with(exec, instance, x, (rows, columns));
                     let mut found = start.clone();
                     let c = MatMut::with_row_stride(&mut found, rows, width, stride);
-                    multiply_with(exec, instance, &quantized, &matrices, (c, into));
+                    multiply_with(exec, instance, &mut quantized, &matrices, (c, into));
                     for (i, (found, expected)) in found.iter().zip(&expected).enumerate() {
                         assert!(
                             found.to_bits() == expected.to_bits() || found.is_nan() && expected.is_nan(),

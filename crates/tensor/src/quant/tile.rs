@@ -4,7 +4,6 @@
 
 use super::format::{At, Format};
 use super::layout::PANEL;
-use super::source::BLOCK;
 use crate::gemm::prefetch;
 use crate::simd::Vector;
 use crate::simd::quads::Quads;
@@ -48,7 +47,7 @@ pub(super) struct Call {
     pub index: *const u32,
     /// Rows that the blocks of activations have: their stride.
     pub stride: usize,
-    /// `[entry][row][32]`, from the first row of this call.
+    /// `[entry][row][32]`, from the first row of this call; numbers of 16 bits where the kernel takes such.
     pub quants: *const i8,
     /// `[entry][row]`.
     pub scales: *const f32,
@@ -84,13 +83,13 @@ pub(super) struct Tile {
     pub function: TileFunction,
 }
 
-/// Repeats a body for each of the eight steps of a block, its number a constant.
+/// Repeats a body for each step of a block, its number a constant.
 macro_rules! each_step {
-    ($step:ident => $body:block) => {
-        each_step!(@ $step, $body, 0 1 2 3 4 5 6 7)
+    ($steps:expr, $step:ident => $body:block) => {
+        each_step!(@ $steps, $step, $body, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15)
     };
-    (@ $step:ident, $body:block, $($number:literal)*) => {
-        $({ const $step: usize = $number; $body })*
+    (@ $steps:expr, $step:ident, $body:block, $($number:literal)*) => {
+        $(if $number < $steps { const $step: usize = $number; $body })*
     };
 }
 
@@ -130,7 +129,7 @@ unsafe fn tile_pass<Q: Quads, F: Format, const ROWS: usize, const UNITS: usize>(
     call: &Call,
     first_unit: usize,
 ) {
-    let per_group = 8 / F::GROUPS;
+    let per_group = F::STEPS / F::GROUPS;
     let run = if Q::RUN[F::CLASS] < per_group { Q::RUN[F::CLASS] } else { per_group };
     let column = first_unit * Q::V::LANES;
     // SAFETY: the caller promises the features, and that the pointers cover the operands.
@@ -149,7 +148,7 @@ unsafe fn tile_pass<Q: Quads, F: Format, const ROWS: usize, const UNITS: usize>(
             let at = locate::<Q, F, UNITS>(&call.panels, block, first_unit);
             let mut integers = [[Q::V::integer_splat(0); UNITS_MAX]; ROWS_MAX];
             let mut partial = [[Q::begin::<0>(Q::V::integer_splat(0)); UNITS_MAX]; ROWS_MAX];
-            each_step!(STEP => {
+            each_step!(F::STEPS, STEP => {
                 let within = STEP % per_group;
                 if within == 0 {
                     begin_group::<Q, F, ROWS, UNITS>(&entry, STEP / per_group, &mut integers);
@@ -167,7 +166,7 @@ unsafe fn tile_pass<Q: Quads, F: Format, const ROWS: usize, const UNITS: usize>(
                     end_group::<Q, F, ROWS, UNITS>(&entry, &at, STEP / per_group, &integers, &mut sums);
                 }
             });
-            entry = entry.next();
+            entry = entry.next(F::STEPS);
         }
         each_output!(row, unit => {
             let to = call.to.add(row * call.to_stride + column + unit * Q::V::LANES);
@@ -187,10 +186,10 @@ struct Entry {
 
 impl Entry {
     #[inline(always)]
-    fn next(self) -> Entry {
+    fn next(self, steps: usize) -> Entry {
         Entry {
             stride: self.stride,
-            quants: self.quants.wrapping_add(self.stride * BLOCK),
+            quants: self.quants.wrapping_add(self.stride * steps * 4),
             scales: self.scales.wrapping_add(self.stride),
             sums: self.sums.wrapping_add(3 * self.stride),
         }
@@ -216,7 +215,7 @@ unsafe fn begin_group<Q: Quads, F: Format, const ROWS: usize, const UNITS: usize
     unsafe {
         let mut row = 0;
         while row < ROWS {
-            let start = if F::MINIMA {
+            let start = if F::SHIFT == 0 {
                 Q::V::integer_splat(0)
             } else {
                 shifted::<Q>(entry.sum::<Q, F>(group, row), F::SHIFT)
@@ -250,10 +249,10 @@ unsafe fn multiply_step<Q: Quads, F: Format, const ROWS: usize, const UNITS: usi
         }
         let mut row = 0;
         while row < ROWS {
-            let activations = Q::splat_quad(entry.quants.add(row * BLOCK + step * 4));
+            let activations = Q::splat_quad(entry.quants.add((row * F::STEPS + step) * 4));
             let mut unit = 0;
             while unit < UNITS {
-                partial[row][unit] = dot::<Q, F>(partial[row][unit], weights[unit], activations);
+                partial[row][unit] = pin::<Q, F>(dot::<Q, F>(partial[row][unit], weights[unit], activations));
                 unit += 1;
             }
             row += 1;
@@ -382,17 +381,18 @@ macro_rules! by_class {
 }
 by_class!(begin(sums: <Q::V as Vector>::Integers) -> Q::Partial);
 by_class!(dot(partial: Q::Partial, unsigned: Q::Bytes, signed: Q::Bytes) -> Q::Partial);
+by_class!(pin(partial: Q::Partial) -> Q::Partial);
 by_class!(end(sums: <Q::V as Vector>::Integers, partial: Q::Partial) -> <Q::V as Vector>::Integers);
 
 #[inline(always)]
-pub(super) unsafe fn unpack<Q: Quads, F: Format>(
+pub(super) unsafe fn unpack<Q: Quads, F: Format, P: Format>(
     from: &Panels,
     first: usize,
     blocks: usize,
     panels: usize,
     to: *mut u8,
 ) {
-    let [quant_bytes, _, scale_bytes, _] = F::Plain::BYTES;
+    let [quant_bytes, _, scale_bytes, _] = P::BYTES;
     let plain_stride = blocks * (quant_bytes + scale_bytes);
     let parts = PANEL / Q::V::LANES;
     // SAFETY: the caller promises that both sides cover the blocks.
@@ -405,8 +405,15 @@ pub(super) unsafe fn unpack<Q: Quads, F: Format>(
                 let mut part = 0;
                 while part < parts {
                     let at = locate::<Q, F, 1>(from, first + block, panel * parts + part)[0];
-                    each_step!(STEP => {
-                        Q::store(F::quants::<Q>(&at, STEP), quants.add(STEP * 64 + part * Q::V::LANES * 4));
+                    each_step!(8, STEP => {
+                        let (bytes, to) = (F::quants::<Q>(&at, STEP), quants.add(part * Q::V::LANES * 4));
+                        if P::STEPS == 8 {
+                            Q::store(bytes, to.add(STEP * 64));
+                        } else {
+                            let [first, second] = Q::words(bytes);
+                            Q::store(first, to.add(2 * STEP * 64));
+                            Q::store(second, to.add((2 * STEP + 1) * 64));
+                        }
                     });
                     let mut group = 0;
                     while group < F::GROUPS {

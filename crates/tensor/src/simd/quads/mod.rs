@@ -12,7 +12,7 @@ pub use array::ArrayQuads;
 #[cfg(target_arch = "aarch64")]
 pub use neon::NeonQuads;
 #[cfg(target_arch = "x86_64")]
-pub use x86::{Avx2Quads, Avx2Vnni, Avx512Vnni};
+pub use x86::{Avx2Quads, Avx2Vnni, Avx2Words, Avx512Vnni};
 
 use super::Vector;
 
@@ -79,6 +79,19 @@ pub trait Quads: Copy {
         sums: <Self::V as Vector>::Integers,
         partial: Self::Partial,
     ) -> <Self::V as Vector>::Integers;
+
+    /// `partial`, in registers at this point of the program. Sums of 16 bits are associative, and a compiler that regroups them
+    /// needs more registers than there are.
+    #[inline(always)]
+    unsafe fn pin<const CLASS: usize>(partial: Self::Partial) -> Self::Partial {
+        partial
+    }
+
+    /// Unsigned bytes less 128 as numbers of 16 bits: for each lane those of its first two bytes and those of its last
+    /// two. Only instances whose products of whole bytes are computed in 16 bits have it.
+    unsafe fn words(_bytes: Self::Bytes) -> [Self::Bytes; 2] {
+        unreachable!("this instance multiplies bytes as they are")
+    }
 
     /// `LANES` half-precision numbers as f32.
     unsafe fn load_halves(from: *const u16) -> Self::V;

@@ -4,6 +4,7 @@
 
 use super::{Quads, class};
 use crate::simd::{Avx2, Avx512};
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 /// AVX-512 with VNNI: four products and their sum in one instruction, in 32 bits.
@@ -16,6 +17,9 @@ pub struct Avx2Vnni;
 /// nibbles.
 #[derive(Clone, Copy)]
 pub struct Avx2Quads;
+/// AVX2 with signed numbers of 16 bits instead of bytes, two for each lane at a time: whole bytes that were widened before.
+#[derive(Clone, Copy)]
+pub struct Avx2Words;
 
 /// Eight products of 2 · 15 · 127, four of 2 · 31 · 127 and two of 2 · 63 · 127 are below 2¹⁵.
 const RUN_IN_16_BITS: [usize; 4] = [8, 4, 2, 8];
@@ -229,4 +233,55 @@ impl Quads for Avx2Quads {
             _mm256_add_epi32(sums, _mm256_madd_epi16(partial[1], _mm256_set1_epi16(16)))
         }
     }
+    #[inline(always)]
+    unsafe fn words(bytes: __m256i) -> [__m256i; 2] {
+        unsafe {
+            let signed = _mm256_xor_si256(bytes, _mm256_set1_epi8(-128));
+            // Each byte into the upper half of a word, then shifted down with its sign.
+            let first = _mm_set_epi64x(0x0d80_0c80_0980_0880, 0x0580_0480_0180_0080);
+            let second = _mm_set_epi64x(0x0f80_0e80_0b80_0a80, 0x0780_0680_0380_0280);
+            [first, second].map(|places| _mm256_srai_epi16::<8>(_mm256_shuffle_epi8(signed, _mm256_broadcastsi128_si256(places))))
+        }
+    }
+    #[inline(always)]
+    unsafe fn pin<const CLASS: usize>(partial: [__m256i; 2]) -> [__m256i; 2] {
+        unsafe {
+            if CLASS == class::EIGHT_BITS {
+                return [opaque(partial[0]), opaque(partial[1])];
+            }
+            [opaque(partial[0]), partial[1]]
+        }
+    }
+}
+
+impl Quads for Avx2Words {
+    bytes_256!();
+    type Partial = __m256i;
+    const RUN: [usize; 4] = [16; 4];
+
+    #[inline(always)]
+    unsafe fn begin<const CLASS: usize>(sums: __m256i) -> __m256i {
+        sums
+    }
+    #[inline(always)]
+    unsafe fn dot<const CLASS: usize>(partial: __m256i, weights: __m256i, activations: __m256i) -> __m256i {
+        unsafe { _mm256_add_epi32(partial, _mm256_madd_epi16(weights, activations)) }
+    }
+    #[inline(always)]
+    unsafe fn end<const CLASS: usize>(_sums: __m256i, partial: __m256i) -> __m256i {
+        partial
+    }
+    #[inline(always)]
+    unsafe fn pin<const CLASS: usize>(partial: __m256i) -> __m256i {
+        unsafe { opaque(partial) }
+    }
+}
+
+/// The same bytes, but the compiler does not know that.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn opaque(mut bytes: __m256i) -> __m256i {
+    // SAFETY: it is no instruction at all.
+    unsafe { asm!("/* {0} */", inout(ymm_reg) bytes, options(nomem, nostack, preserves_flags)) };
+    bytes
 }
