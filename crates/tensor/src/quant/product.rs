@@ -12,7 +12,7 @@ use crate::gemm::{Into, MatMut};
 use std::ops::Range;
 
 /// Up to this many rows the kernels read packed weights; above it panels are unpacked into the caches first.
-const DIRECT_ROWS: usize = 4;
+const DIRECT_ROWS: usize = 6;
 /// Panels that are unpacked and multiplied together: 32 outputs.
 const PAIR: usize = 2;
 /// Outputs of a pair.
