@@ -20,8 +20,8 @@ pub(super) struct At {
     pub supers: *const u8,
     /// Which part of the panel's rows.
     pub part: usize,
-    /// Distances in bytes, in each of the first three sections, to a block that comes soon.
-    pub ahead: [usize; 3],
+    /// Distances in bytes, in each section, to a block that comes soon.
+    pub ahead: [usize; 4],
 }
 
 /// A type of blocks, as the products see it. In each group of 32 / `GROUPS` columns a weight is

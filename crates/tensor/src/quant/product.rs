@@ -12,7 +12,7 @@ use crate::gemm::{Into, MatMut};
 use std::ops::Range;
 
 /// Up to this many rows the kernels read packed weights; above it panels are unpacked into the caches first.
-const DIRECT_ROWS: usize = 6;
+const DIRECT_ROWS: usize = TILE_ROWS;
 /// Panels that are unpacked and multiplied together: 32 outputs.
 const PAIR: usize = 2;
 /// Outputs of a pair.
@@ -20,7 +20,7 @@ const WIDTH: usize = PAIR * PANEL;
 /// Bytes that the blocks of k that are unpacked at once may take: they leave half of the first-level cache to the activations.
 const UNPACKED_BYTES: usize = 20 << 10;
 /// Rows that pass over an unpacked pair of panels; their sums lie in the second-level cache.
-const CHUNK_ROWS: usize = 43 * TILE_ROWS;
+const CHUNK_ROWS: usize = 86 * TILE_ROWS;
 /// Bytes of packed weights in a task of a few rows: enough to make the task's start cheap.
 const TASK_BYTES: usize = 96 << 10;
 

@@ -9,9 +9,9 @@ use crate::pool::Disjoint;
 use crate::simd::Vector;
 use crate::simd::quads::Quads;
 
-/// Rows that are stored together, each block of them beside the same block of the others. A multiple of the rows of
-/// most kernels.
-pub(super) const TILE_ROWS: usize = 12;
+/// Rows that are stored together, each block of them beside the same block of the others: those of the largest kernels. One
+/// row's second part costs all of them.
+pub(super) const TILE_ROWS: usize = 6;
 /// The largest quant.
 const QUANT_MAX: f32 = 127.0;
 /// A block whose largest value is below this (2⁻¹⁰⁰) counts as zero, so that no reciprocal overflows.
@@ -127,7 +127,7 @@ impl QuantRows {
         self.blocks * BLOCK
     }
 
-    /// The share of blocks that have a second part, counted by tiles of twelve rows: what it costs.
+    /// The share of blocks that have a second part, counted by tiles of rows: what it costs.
     pub fn split_share(&self) -> f64 {
         let tiles = self.rows.div_ceil(TILE_ROWS);
         let entries: u64 =

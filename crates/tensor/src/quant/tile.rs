@@ -299,13 +299,14 @@ unsafe fn locate<Q: Quads, F: Format, const UNITS: usize>(
     let units_per_panel = PANEL / Q::V::LANES;
     let nowhere = std::ptr::null();
     let mut all =
-        [At { low: nowhere, high: nowhere, scales: nowhere, supers: nowhere, part: 0, ahead: [0; 3] };
+        [At { low: nowhere, high: nowhere, scales: nowhere, supers: nowhere, part: 0, ahead: [0; 4] };
             UNITS_MAX];
     // The block that is wanted soon: some blocks on in the same panel, or at the beginning of the next panels.
     let soon = block + AHEAD_BYTES / F::BYTES[0];
     let (jump, soon) = if soon < panels.blocks { (0, soon) } else { (panels.next, soon - panels.blocks) };
     let distance = |bytes: usize| jump.wrapping_add(soon.wrapping_sub(block).wrapping_mul(bytes));
-    let ahead = [distance(F::BYTES[0]), distance(F::BYTES[1]), distance(F::BYTES[2])];
+    let supers = jump.wrapping_add((soon / 8).wrapping_sub(block / 8).wrapping_mul(F::BYTES[3]));
+    let ahead = [distance(F::BYTES[0]), distance(F::BYTES[1]), distance(F::BYTES[2]), supers];
     let mut unit = 0;
     while unit < UNITS {
         let part = (first_unit + unit) % units_per_panel;
@@ -343,6 +344,9 @@ fn ask_for<F: Format>(at: &At, step: usize) {
     }
     if step == 7 {
         prefetch(at.scales.wrapping_add(at.ahead[2]).cast());
+    }
+    if step == 6 && F::BYTES[3] > 0 {
+        prefetch(at.supers.wrapping_add(at.ahead[3]).cast());
     }
 }
 
