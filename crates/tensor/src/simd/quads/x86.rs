@@ -240,7 +240,9 @@ impl Quads for Avx2Quads {
             // Each byte into the upper half of a word, then shifted down with its sign.
             let first = _mm_set_epi64x(0x0d80_0c80_0980_0880, 0x0580_0480_0180_0080);
             let second = _mm_set_epi64x(0x0f80_0e80_0b80_0a80, 0x0780_0680_0380_0280);
-            [first, second].map(|places| _mm256_srai_epi16::<8>(_mm256_shuffle_epi8(signed, _mm256_broadcastsi128_si256(places))))
+            [first, second].map(|places| {
+                _mm256_srai_epi16::<8>(_mm256_shuffle_epi8(signed, _mm256_broadcastsi128_si256(places)))
+            })
         }
     }
     #[inline(always)]
