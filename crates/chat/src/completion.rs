@@ -1,13 +1,11 @@
 //! Raw text in, raw text out, without a template: what `POST /v1/completions` and base models need. Knows no
 //! HTTP.
 
-use std::ops::ControlFlow;
+use token::END_OF_TEXT;
 
-use token::{END_OF_TEXT, SpecialTokens, StreamDecoder};
-
-use crate::local::Answer;
-use crate::stream::{TextStream, token_text};
-use crate::{AnswerOptions, Delta, FinishReason, Local, OnDelta, Result, TokenText, Usage};
+use crate::answer::{AnswerId, Echo, Kind};
+use crate::local::Opening;
+use crate::{AnswerEvent, AnswerOptions, FinishReason, Local, OnDelta, Result, TokenText, Usage};
 
 /// What is to be continued.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,29 +59,30 @@ impl Local {
         request: &CompletionRequest,
         on_delta: OnDelta<'_>,
     ) -> Result<CompletionReply> {
-        let ask = self.engine_request(self.prompt_ids(&request.prompt), &request.options)?;
-        self.engine.check(&ask)?;
-        let usage = Usage { prompt_tokens: ask.prompt.len(), completion_tokens: 0 };
-        let opening = if request.echo { self.echo(&ask)? } else { Delta::default() };
-        let offset = opening.text.chars().count();
-        let mut reply = CompletionReply {
-            text: opening.text.clone(),
-            finish: FinishReason::Length,
-            usage,
-            tokens: opening.tokens.clone(),
-        };
-        if request.echo && on_delta(opening).is_break() {
-            return Ok(CompletionReply { finish: FinishReason::Cancelled, ..reply });
+        let openings = vec![self.opening_of(request)?];
+        let mut replies = self.answer_together(openings, &mut |_, delta| on_delta(delta))?;
+        match replies.pop() {
+            Some(AnswerEvent::Completion(reply)) => Ok(reply),
+            other => unreachable!("a completion ends as one, not as {other:?}"),
         }
-        if ask.max_tokens == 0 {
-            return Ok(reply);
-        }
-        let mut answer = Answer::new(TextStream::new(&self.tokenizer, &request.options, offset)?);
-        let finish = self.engine.generate(&ask, &mut |token| answer.push(token, on_delta))?;
-        let done = answer.finish(&finish, on_delta);
-        reply.text += &done.text;
-        reply.tokens.extend(done.tokens);
-        Ok(CompletionReply { finish: done.finish, usage: done.usage, ..reply })
+    }
+
+    /// Begins to continue a prompt, `choices` times, each with the next seed; [`Local::step`] does the work.
+    ///
+    /// # Errors
+    /// As [`Local::complete`]; then nothing has begun.
+    pub fn begin_completion(&mut self, request: &CompletionRequest, choices: usize) -> Result<Vec<AnswerId>> {
+        let opening = self.opening_of(request)?;
+        self.begin_choices(opening, choices)
+    }
+
+    fn opening_of(&self, request: &CompletionRequest) -> Result<Opening> {
+        let mut ask = self.engine_request(self.prompt_ids(&request.prompt), &request.options)?;
+        let echo = request.echo.then(|| {
+            ask.prompt_logprobs = ask.logprobs;
+            Echo { prompt: ask.prompt.clone(), scored: ask.logprobs.is_some() }
+        });
+        Ok(Opening { ask, kind: Kind::Completion(echo), stop: request.options.stop.clone() })
     }
 
     fn prompt_ids(&self, prompt: &Prompt) -> Vec<u32> {
@@ -103,28 +102,5 @@ impl Local {
                 ids
             }
         }
-    }
-
-    /// The prompt as the beginning of the answer.
-    fn echo(&mut self, ask: &engine::Request) -> Result<Delta> {
-        let mut known = Vec::new();
-        if let Some(top) = ask.logprobs {
-            let score = engine::Request { max_tokens: 0, prompt_logprobs: Some(top), ..ask.clone() };
-            known = self.engine.generate(&score, &mut |_| ControlFlow::Continue(()))?.prompt_logprobs;
-        }
-        let mut decoder = StreamDecoder::new(&self.tokenizer, SpecialTokens::Hide);
-        let (mut text, mut characters, mut tokens) = (String::new(), 0, Vec::new());
-        for (position, &id) in ask.prompt.iter().enumerate() {
-            if ask.logprobs.is_some() {
-                // Nothing precedes the first id, so there is no probability for it.
-                let known = position.checked_sub(1).map(|index| &known[index]);
-                tokens.push(token_text(&self.tokenizer, id, characters, known));
-            }
-            let piece = decoder.push(id);
-            characters += piece.chars().count();
-            text += &piece;
-        }
-        text += &decoder.finish();
-        Ok(Delta { text, tokens })
     }
 }

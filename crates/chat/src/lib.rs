@@ -3,6 +3,7 @@
 //! This is the one place where stop strings live, and where ids meet text: below it the engine knows ids
 //! only, above it nobody sees an id. It must not know HTTP or wire formats.
 
+mod answer;
 mod completion;
 mod error;
 mod local;
@@ -12,8 +13,9 @@ pub mod terminal;
 
 use std::ops::ControlFlow;
 
+pub use answer::{AnswerEvent, AnswerId, OnAnswer};
 pub use completion::{CompletionReply, CompletionRequest, Prompt};
-pub use engine::Sampling;
+pub use engine::{Sampling, Statistics};
 pub use error::{Error, Result};
 pub use local::{Local, LocalOptions};
 pub use stop::StopStrings;
@@ -144,4 +146,6 @@ pub struct Usage {
     pub prompt_tokens: usize,
     /// Tokens generated.
     pub completion_tokens: usize,
+    /// Of the prompt's tokens, those that were known from earlier requests and not computed again.
+    pub cached_tokens: usize,
 }

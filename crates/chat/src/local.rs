@@ -3,14 +3,14 @@
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use engine::{Device, Engine};
-use token::{ChatTemplate, MESSAGE_END, Message, Role, Tokenizer};
+use engine::{Device, Engine, Scheduler};
+use token::{ChatTemplate, MESSAGE_END, Message, Tokenizer};
 
+use crate::answer::{Answer, AnswerEvent, AnswerId, Kind, OnAnswer};
 use crate::stream::TextStream;
-use crate::{
-    AnswerOptions, ChatModel, ChatRequest, Delta, Error, FinishReason, OnDelta, Reply, Result, Usage,
-};
+use crate::{AnswerOptions, ChatModel, ChatRequest, Delta, Error, OnDelta, Reply, Result, StopStrings};
 
 /// How a local model is set up.
 #[derive(Clone, Debug, Default)]
@@ -28,10 +28,14 @@ pub struct LocalOptions {
 /// A model of this machine.
 pub struct Local {
     name: String,
-    pub(crate) tokenizer: Tokenizer,
+    pub(crate) tokenizer: Arc<Tokenizer>,
     template: ChatTemplate,
-    pub(crate) engine: Engine,
+    scheduler: Scheduler,
     pub(crate) stop_ids: Vec<u32>,
+    /// In ascending order of their ids.
+    answers: Vec<Answer>,
+    /// What happened while others were waited for.
+    undelivered: Vec<(AnswerId, AnswerEvent)>,
 }
 
 impl Local {
@@ -73,7 +77,9 @@ impl Local {
         stop_ids.extend(ends.into_iter().flatten().chain(tokenizer.end_ids().iter().copied()));
         stop_ids.sort_unstable();
         stop_ids.dedup();
-        Ok(Self { name, tokenizer, template, engine, stop_ids })
+        let (tokenizer, scheduler) = (Arc::new(tokenizer), Scheduler::new(engine));
+        let (answers, undelivered) = (Vec::new(), Vec::new());
+        Ok(Self { name, tokenizer, template, scheduler, stop_ids, answers, undelivered })
     }
 
     /// The tokenizer.
@@ -83,12 +89,7 @@ impl Local {
 
     /// The engine.
     pub fn engine(&self) -> &Engine {
-        &self.engine
-    }
-
-    /// The engine, to be run with ids.
-    pub fn engine_mut(&mut self) -> &mut Engine {
-        &mut self.engine
+        self.scheduler.engine()
     }
 
     /// The ids that end an answer.
@@ -106,29 +107,126 @@ impl Local {
         requests: &[ChatRequest],
         on_delta: &mut dyn FnMut(usize, Delta) -> ControlFlow<()>,
     ) -> Result<Vec<Reply>> {
-        let prompts =
-            requests.iter().map(|request| self.encode(&request.messages)).collect::<Result<Vec<_>>>()?;
-        let prompts = prompts.into_iter().zip(requests.iter().map(|request| &request.options));
-        let prompts =
-            prompts.map(|(ids, options)| self.engine_request(ids, options)).collect::<Result<Vec<_>>>()?;
-        let Self { tokenizer, engine, .. } = self;
-        let mut answers = Vec::with_capacity(requests.len());
-        for request in requests {
-            answers.push(Answer::new(TextStream::new(tokenizer, &request.options, 0)?));
+        let openings = requests.iter().map(|request| self.opening(request)).collect::<Result<Vec<_>>>()?;
+        let replies = self.answer_together(openings, on_delta)?;
+        let replies = replies.into_iter().map(|event| match event {
+            AnswerEvent::Reply(reply) => reply,
+            other => unreachable!("a conversation ends with a reply, not with {other:?}"),
+        });
+        Ok(replies.collect())
+    }
+
+    /// Begins to answer a conversation, `choices` times, each with the next seed; [`Local::step`] does the
+    /// work.
+    ///
+    /// # Errors
+    /// As [`ChatModel::reply`]; then nothing has begun.
+    pub fn begin_reply(&mut self, request: &ChatRequest, choices: usize) -> Result<Vec<AnswerId>> {
+        let opening = self.opening(request)?;
+        self.begin_choices(opening, choices)
+    }
+
+    /// Works on all answers that have begun: one forward pass, and what came of it.
+    pub fn step(&mut self, on: OnAnswer<'_>) {
+        for (id, event) in self.undelivered.drain(..) {
+            // These are last events, after which nothing can be ended.
+            let _ = on(id, event);
         }
-        let finishes = engine.generate_many(&prompts, &mut |index, token| {
-            answers[index].push(token, &mut |delta| on_delta(index, delta))
-        })?;
-        let finished = answers.into_iter().zip(finishes).enumerate();
-        Ok(finished
-            .map(|(index, (answer, finish))| answer.finish(&finish, &mut |delta| on_delta(index, delta)))
-            .map(|answer| Reply {
-                message: Message::new(Role::Assistant, answer.text),
-                finish: answer.finish,
-                usage: answer.usage,
-                tokens: answer.tokens,
-            })
-            .collect())
+        let Self { scheduler, answers, .. } = self;
+        scheduler.step(&mut |ticket, event| {
+            let place = answers.binary_search_by_key(&AnswerId(ticket), |answer| answer.id);
+            let Ok(place) = place else { return ControlFlow::Break(()) };
+            let ends = matches!(event, engine::Event::Finished(_) | engine::Event::Failed(_));
+            let flow = answers[place].take(event, &mut |event| on(AnswerId(ticket), event));
+            if ends {
+                answers.remove(place);
+            }
+            flow
+        });
+    }
+
+    /// Ends an answer at once; nothing of it follows.
+    pub fn cancel(&mut self, id: AnswerId) {
+        self.scheduler.cancel(id.0);
+        self.answers.retain(|answer| answer.id != id);
+        self.undelivered.retain(|(other, _)| *other != id);
+    }
+
+    /// Ends all answers without a word, so that a model in which a step panicked is as good as new.
+    pub fn abandon(&mut self) {
+        self.scheduler.abandon();
+        self.answers.clear();
+        self.undelivered.clear();
+    }
+
+    /// Whether no answer is under way.
+    pub fn is_idle(&self) -> bool {
+        self.scheduler.is_idle() && self.undelivered.is_empty()
+    }
+
+    /// What is under way, and what was counted.
+    pub fn statistics(&self) -> engine::Statistics {
+        self.scheduler.statistics()
+    }
+
+    /// Begins all and steps until all have ended; their last events, in order. What happens meanwhile to
+    /// answers that began before is kept for [`Local::step`].
+    pub(crate) fn answer_together(
+        &mut self,
+        openings: Vec<Opening>,
+        on_delta: &mut dyn FnMut(usize, Delta) -> ControlFlow<()>,
+    ) -> Result<Vec<AnswerEvent>> {
+        for opening in &openings {
+            opening.check(self)?;
+        }
+        let ids = openings.into_iter().map(|opening| self.begin(opening)).collect::<Result<Vec<_>>>()?;
+        let mut ends: Vec<Option<AnswerEvent>> = ids.iter().map(|_| None).collect();
+        let mut others = std::mem::take(&mut self.undelivered);
+        let mut failed = None;
+        while failed.is_none() && ends.iter().any(Option::is_none) {
+            self.step(&mut |id, event| {
+                match (ids.binary_search(&id), event) {
+                    (Ok(index), AnswerEvent::Delta(delta)) => return on_delta(index, delta),
+                    (Ok(_), AnswerEvent::Failed(error)) => failed = failed.take().or(Some(error)),
+                    (Ok(index), event) => ends[index] = Some(event),
+                    (Err(_), event) => others.push((id, event)),
+                }
+                ControlFlow::Continue(())
+            });
+        }
+        self.undelivered = others;
+        match failed {
+            Some(error) => {
+                ids.iter().for_each(|&id| self.cancel(id));
+                Err(error)
+            }
+            None => Ok(ends.into_iter().flatten().collect()),
+        }
+    }
+
+    /// Begins the same answer several times, with one seed after another.
+    pub(crate) fn begin_choices(&mut self, opening: Opening, choices: usize) -> Result<Vec<AnswerId>> {
+        opening.check(self)?;
+        let seed = opening.ask.sampling.seed;
+        let mut ids = Vec::with_capacity(choices);
+        for choice in 0..choices as u64 {
+            let mut opening = opening.clone();
+            opening.ask.sampling.seed = seed.wrapping_add(choice);
+            ids.push(self.begin(opening)?);
+        }
+        Ok(ids)
+    }
+
+    fn begin(&mut self, Opening { ask, kind, stop }: Opening) -> Result<AnswerId> {
+        let stream = TextStream::new(&self.tokenizer, &stop)?;
+        let id = AnswerId(self.scheduler.submit(ask)?);
+        self.answers.push(Answer::new(id, kind, stream, Arc::clone(&self.tokenizer)));
+        Ok(id)
+    }
+
+    fn opening(&self, request: &ChatRequest) -> Result<Opening> {
+        let ask = self.engine_request(self.encode(&request.messages)?, &request.options)?;
+        Ok(Opening { ask, kind: Kind::Reply, stop: request.options.stop.clone() })
     }
 
     /// The ids of a conversation with the assistant's turn opened.
@@ -176,7 +274,7 @@ impl ChatModel for Local {
     }
 
     fn context_tokens(&self) -> usize {
-        self.engine.context_tokens()
+        self.engine().context_tokens()
     }
 
     fn name(&self) -> &str {
@@ -184,57 +282,19 @@ impl ChatModel for Local {
     }
 }
 
-/// One answer as it grows: what its stream lets out is handed on and kept.
-pub(crate) struct Answer<'a> {
-    stream: TextStream<'a>,
-    text: String,
-    tokens: Vec<crate::TokenText>,
+/// All that it takes to begin an answer.
+#[derive(Clone)]
+pub(crate) struct Opening {
+    pub ask: engine::Request,
+    pub kind: Kind,
+    pub stop: Vec<String>,
 }
 
-/// An answer that has ended.
-pub(crate) struct Finished {
-    pub text: String,
-    pub tokens: Vec<crate::TokenText>,
-    pub finish: FinishReason,
-    pub usage: Usage,
-}
-
-impl<'a> Answer<'a> {
-    pub fn new(stream: TextStream<'a>) -> Self {
-        Self { stream, text: String::new(), tokens: Vec::new() }
-    }
-
-    /// Takes the next token; `Break` where a stop string ended the answer or the receiver did.
-    pub fn push(&mut self, token: &engine::Token, on_delta: OnDelta<'_>) -> ControlFlow<()> {
-        let delta = self.stream.push(token);
-        self.hand_on(delta, on_delta)?;
-        if self.stream.stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    }
-
-    /// Hands on what was held back and closes the answer.
-    pub fn finish(mut self, finish: &engine::Finish, on_delta: OnDelta<'_>) -> Finished {
-        let cancelled = finish.reason == engine::FinishReason::Cancelled && !self.stream.stopped();
-        if !cancelled {
-            let delta = self.stream.finish();
-            // The answer is over, so whether its receiver wants more makes no difference.
-            let _ = self.hand_on(delta, on_delta);
-        }
-        let reason = match finish.reason {
-            _ if self.stream.stopped() => FinishReason::Stop,
-            engine::FinishReason::StopId(_) => FinishReason::Stop,
-            engine::FinishReason::Length => FinishReason::Length,
-            engine::FinishReason::Cancelled => FinishReason::Cancelled,
-        };
-        let usage =
-            Usage { prompt_tokens: finish.prompt_tokens, completion_tokens: finish.completion_tokens };
-        Finished { text: self.text, tokens: self.tokens, finish: reason, usage }
-    }
-
-    /// An empty delta is handed on too, so that a receiver that went away is noticed while text is held back.
-    fn hand_on(&mut self, delta: Delta, on_delta: OnDelta<'_>) -> ControlFlow<()> {
-        self.text += &delta.text;
-        self.tokens.extend_from_slice(&delta.tokens);
-        on_delta(delta)
+impl Opening {
+    /// Whether it can begin.
+    fn check(&self, model: &Local) -> Result<()> {
+        StopStrings::new(&self.stop)?;
+        Ok(model.scheduler.check(&self.ask)?)
     }
 }
 

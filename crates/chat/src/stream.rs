@@ -2,15 +2,16 @@
 //! Knows neither conversations nor how ids are found.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use token::{SpecialTokens, StreamDecoder, Tokenizer};
 
-use crate::{AnswerOptions, Delta, Result, StopStrings, TokenText, TopToken};
+use crate::{Delta, Result, StopStrings, TokenText, TopToken};
 
 /// Turns the ids of one answer into deltas.
-pub(crate) struct TextStream<'a> {
-    tokenizer: &'a Tokenizer,
-    decoder: StreamDecoder<&'a Tokenizer>,
+pub(crate) struct TextStream {
+    tokenizer: Arc<Tokenizer>,
+    decoder: StreamDecoder<Arc<Tokenizer>>,
     stops: StopStrings,
     /// Tokens whose text has not all gone out.
     waiting: VecDeque<Waiting>,
@@ -26,25 +27,30 @@ struct Waiting {
     token: TokenText,
 }
 
-impl<'a> TextStream<'a> {
-    /// A stream whose text begins `offset` characters after the beginning of what is reported.
-    pub fn new(tokenizer: &'a Tokenizer, options: &AnswerOptions, offset: usize) -> Result<Self> {
+impl TextStream {
+    /// A stream that ends before the first of `stop`.
+    pub fn new(tokenizer: &Arc<Tokenizer>, stop: &[String]) -> Result<Self> {
         Ok(Self {
-            tokenizer,
-            decoder: StreamDecoder::new(tokenizer, SpecialTokens::Hide),
-            stops: StopStrings::new(&options.stop)?,
+            tokenizer: Arc::clone(tokenizer),
+            decoder: StreamDecoder::new(Arc::clone(tokenizer), SpecialTokens::Hide),
+            stops: StopStrings::new(stop)?,
             waiting: VecDeque::new(),
             decoded_bytes: 0,
-            decoded_characters: offset,
+            decoded_characters: 0,
             released_bytes: 0,
         })
+    }
+
+    /// Says before the first token how many characters of what is reported precede this stream's text.
+    pub fn begin_at(&mut self, characters: usize) {
+        self.decoded_characters = characters;
     }
 
     /// Takes the answer's next token and returns what is certain by now.
     pub fn push(&mut self, token: &engine::Token) -> Delta {
         let piece = self.decoder.push(token.id);
         if let Some(logprobs) = &token.logprobs {
-            let text = token_text(self.tokenizer, token.id, self.decoded_characters, Some(logprobs));
+            let text = token_text(&self.tokenizer, token.id, self.decoded_characters, Some(logprobs));
             let (begin, end) = (self.decoded_bytes, self.decoded_bytes + piece.len());
             self.waiting.push_back(Waiting { begin, end, token: text });
         }

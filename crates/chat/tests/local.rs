@@ -4,8 +4,8 @@
 use std::ops::ControlFlow;
 
 use chat::{
-    AnswerOptions, ChatModel, ChatRequest, CompletionRequest, Delta, FinishReason, Local, LocalOptions,
-    Message, Prompt, Role, Sampling,
+    AnswerEvent, AnswerId, AnswerOptions, ChatModel, ChatRequest, CompletionRequest, Delta, FinishReason,
+    Local, LocalOptions, Message, Prompt, Reply, Role, Sampling,
 };
 use engine::{Device, Isa};
 use model::{AdapterOptions, Adapters, Config, Parameters};
@@ -125,10 +125,81 @@ fn many_conversations_are_answered_as_each_alone() {
     let mut model = local();
     let requests: Vec<ChatRequest> =
         (0..40).map(|seed| ask(&"ore ".repeat(1 + seed % 9), sampled(seed as u64, 5 + seed % 20))).collect();
-    let together = model.reply_many(&requests).unwrap();
-    for (request, reply) in requests.iter().zip(together) {
-        assert_eq!(model.reply(request, &mut |_| ControlFlow::Continue(())).unwrap(), reply);
+    let mut together = model.reply_many(&requests).unwrap();
+    for (request, reply) in requests.iter().zip(&mut together) {
+        let mut alone = model.reply(request, &mut |_| ControlFlow::Continue(())).unwrap();
+        // What the cache knew is the one thing that depends on who came before.
+        (alone.usage.cached_tokens, reply.usage.cached_tokens) = (0, 0);
+        assert_eq!(alone, *reply);
     }
+}
+
+#[test]
+fn answers_that_begin_and_end_at_any_time_are_those_of_each_alone() {
+    let mut model = local();
+    let requests: Vec<ChatRequest> =
+        (0..12).map(|seed| ask(&"clay ".repeat(1 + seed % 5), sampled(seed as u64, 4 + seed))).collect();
+    let mut begun = Vec::new();
+    let mut found: Vec<(AnswerId, String, Option<Reply>)> = Vec::new();
+    let cancelled = 7;
+    for request in &requests {
+        begun.extend(model.begin_reply(request, 1).unwrap());
+        if begun.len() == cancelled + 3 {
+            model.cancel(begun[cancelled]);
+        }
+        step(&mut model, &mut found);
+    }
+    // One that is waited for leaves the others' pieces to those who step on.
+    let alone = model.reply(&requests[3], &mut |_| ControlFlow::Continue(())).unwrap();
+    while !model.is_idle() {
+        step(&mut model, &mut found);
+    }
+    for (index, (request, id)) in requests.iter().zip(begun).enumerate() {
+        let (_, text, reply) = found.iter().find(|(other, ..)| *other == id).unwrap();
+        let expected = model.reply(request, &mut |_| ControlFlow::Continue(())).unwrap();
+        if index == cancelled {
+            assert!(reply.is_none() && expected.message.content.starts_with(text.as_str()));
+        } else {
+            assert_eq!((&expected.message.content, text), (&reply.as_ref().unwrap().message.content, text));
+            assert_eq!(*text, expected.message.content);
+        }
+        if index == 3 {
+            assert_eq!(alone.message, expected.message);
+        }
+    }
+}
+
+fn step(model: &mut Local, found: &mut Vec<(AnswerId, String, Option<Reply>)>) {
+    model.step(&mut |id, event| {
+        let place = found.iter().position(|(other, ..)| *other == id).unwrap_or_else(|| {
+            found.push((id, String::new(), None));
+            found.len() - 1
+        });
+        match event {
+            AnswerEvent::Delta(delta) => found[place].1 += &delta.text,
+            AnswerEvent::Reply(reply) => found[place].2 = Some(reply),
+            other => panic!("{other:?}"),
+        }
+        ControlFlow::Continue(())
+    });
+}
+
+#[test]
+fn choices_have_the_seeds_that_follow_each_other() {
+    let mut model = local();
+    let request = ask("ore", sampled(20, 12));
+    let ids = model.begin_reply(&request, 4).unwrap();
+    let mut found = Vec::new();
+    while !model.is_idle() {
+        step(&mut model, &mut found);
+    }
+    for (choice, id) in ids.into_iter().enumerate() {
+        let alone =
+            model.reply(&ask("ore", sampled(20 + choice as u64, 12)), &mut |_| ControlFlow::Continue(()));
+        let (.., reply) = found.iter().find(|(other, ..)| *other == id).unwrap();
+        assert_eq!(reply.as_ref().unwrap().message, alone.unwrap().message);
+    }
+    assert!(model.statistics().cached_tokens > 0, "the choices share their prompt's pages");
 }
 
 #[test]

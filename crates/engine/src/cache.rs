@@ -38,6 +38,13 @@ impl Cache {
         self.layout.heads
     }
 
+    /// Copies all that page `from` holds to page `to`.
+    pub fn copy_page(&mut self, from: u32, to: u32) {
+        let stride = self.layout.page_stride;
+        let begin = from as usize * stride;
+        self.elements.copy_within(begin..begin + stride, to as usize * stride);
+    }
+
     /// Writes the keys and values of fused rows `qkv` (rows, (heads + 2·kv_heads)·head_dim) into the pages of
     /// their sequences, then lets each row attend over what it sees of its sequence: `out` (rows,
     /// heads·head_dim).

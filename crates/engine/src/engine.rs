@@ -32,6 +32,9 @@ pub struct Options {
     pub context_tokens: Option<usize>,
     /// How keys and values are held. Only f32 gives the trainer's bits.
     pub kv_type: KvType,
+    /// Whether a [`crate::Scheduler`] keeps pages for later requests that begin alike, as long as nobody else
+    /// needs them.
+    pub prefix_cache: bool,
 }
 
 /// In which type a model's weights are held in memory.
@@ -72,6 +75,7 @@ impl Default for Options {
             step_rows: 512,
             context_tokens: None,
             kv_type: KvType::F32,
+            prefix_cache: true,
         }
     }
 }
@@ -267,6 +271,16 @@ impl Engine {
             values: &self.logits,
             vocabulary: self.decoder.config().vocab_size,
         })
+    }
+
+    /// Copies a page that begins with a sequence's next `tokens` ids behind its pages, if there is a free one.
+    pub(crate) fn copy_into(&mut self, sequence: &mut Sequence, page: u32, tokens: usize) {
+        let computed = sequence.computed();
+        if sequence.pages.grow(computed + tokens).is_ok() {
+            let copy = sequence.pages.pages().last().expect("the table has grown by a page");
+            self.cache.copy_page(page, *copy);
+            sequence.advance(tokens);
+        }
     }
 
     /// Checks the chunks, takes pages, and notes where each chunk's rows lie.

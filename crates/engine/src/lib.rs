@@ -1,5 +1,5 @@
 //! Token ids in, token ids out: a paged key/value cache, one ragged forward pass for prefill and decoding,
-//! sampling.
+//! sampling, and a scheduler that keeps many requests under way.
 //!
 //! The engine runs `model::Decoder` through a forward-only implementation of `tensor::Ops`. Every sum keeps
 //! the order that training uses, so the log-probabilities found here equal the trainer's bit for bit on the
@@ -14,9 +14,11 @@ mod error;
 mod forward;
 mod generate;
 mod pages;
+mod prefix;
 mod request;
 mod rotary;
 mod sampler;
+mod scheduler;
 mod sequence;
 mod weights;
 
@@ -27,6 +29,7 @@ pub use generate::OnToken;
 pub use pages::{PagePool, PageTable};
 pub use request::{Completion, Finish, FinishReason, LogProb, Request, Sampling, Token, TokenLogProbs};
 pub use sampler::Sampler;
+pub use scheduler::{Event, OnEvent, Scheduler, Statistics, Ticket};
 pub use sequence::{Chunk, LogitRows, Sequence};
 pub use tensor::kernels::attention::KvType;
 pub use tensor::{Device, Isa};

@@ -55,6 +55,22 @@ impl PagePool {
         self.state().free.len()
     }
 
+    /// How many of these pages have one holder.
+    pub(crate) fn held_once(&self, pages: impl IntoIterator<Item = u32>) -> usize {
+        let state = self.state();
+        pages.into_iter().filter(|&page| state.holders[page as usize] == 1).count()
+    }
+
+    /// Becomes one more holder of a page that somebody holds.
+    pub(crate) fn hold(&self, page: u32) {
+        self.state().hold(page);
+    }
+
+    /// Ceases to be a holder of a page.
+    pub(crate) fn release(&self, page: u32) {
+        self.state().release(page);
+    }
+
     /// A table without pages, with room for the pages of `tokens` tokens, so that growing it does not
     /// allocate.
     pub fn table(&self, tokens: usize) -> PageTable {
@@ -65,6 +81,22 @@ impl PagePool {
     fn state(&self) -> MutexGuard<'_, State> {
         // Every change below leaves the lists consistent before anything could panic.
         self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn hold(&mut self, page: u32) {
+        let holders = &mut self.holders[page as usize];
+        debug_assert!(*holders > 0, "a page is shared while somebody holds it");
+        *holders += 1;
+    }
+
+    fn release(&mut self, page: u32) {
+        let holders = &mut self.holders[page as usize];
+        *holders -= 1;
+        if *holders == 0 {
+            self.free.push(page);
+        }
     }
 }
 
@@ -121,12 +153,19 @@ impl PageTable {
         let kept = tokens.div_ceil(self.pool.page_tokens()).min(self.pages.len());
         let mut state = self.pool.state();
         for page in self.pages.drain(kept..).rev() {
-            let holders = &mut state.holders[page as usize];
-            *holders -= 1;
-            if *holders == 0 {
-                state.free.push(page);
-            }
+            state.release(page);
         }
+    }
+
+    /// Holds these pages, which others hold as well, in place of its own.
+    pub(crate) fn adopt(&mut self, pages: &[u32]) {
+        let mut state = self.pool.state();
+        pages.iter().for_each(|&page| state.hold(page));
+        for page in self.pages.drain(..).rev() {
+            state.release(page);
+        }
+        drop(state);
+        self.pages.extend_from_slice(pages);
     }
 
     /// A second table that holds the pages filled by the first `tokens` tokens; a page that they fill only in
@@ -136,9 +175,7 @@ impl PageTable {
         let mut pages = Vec::with_capacity(self.pages.capacity());
         pages.extend_from_slice(&self.pages[..whole]);
         let mut state = self.pool.state();
-        for &page in &pages {
-            state.holders[page as usize] += 1;
-        }
+        pages.iter().for_each(|&page| state.hold(page));
         drop(state);
         PageTable { pool: self.pool.clone(), pages }
     }

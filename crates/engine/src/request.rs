@@ -59,7 +59,7 @@ pub struct Request {
     pub stop_ids: Vec<u32>,
     /// `Some(n)`: log-probabilities for every generated id, and those of the `n` most probable ids there.
     pub logprobs: Option<usize>,
-    /// `Some(n)`: the same for the prompt's ids, in [`Finish::prompt_logprobs`].
+    /// `Some(n)`: the same for the prompt's ids, in [`crate::Event::Prompt`].
     pub prompt_logprobs: Option<usize>,
 }
 
@@ -112,13 +112,16 @@ pub struct Finish {
     pub prompt_tokens: usize,
     /// Ids generated and given out (a stop id is not counted).
     pub completion_tokens: usize,
-    /// One for each prompt id but the first, which nothing precedes; empty unless asked for.
-    pub prompt_logprobs: Vec<TokenLogProbs>,
+    /// Of the prompt's ids, those whose keys and values the cache still held from other requests when the
+    /// answer began.
+    pub cached_tokens: usize,
 }
 
 /// A whole answer, as batches give it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Completion {
+    /// One for each prompt id but the first, which nothing precedes; empty unless asked for.
+    pub prompt_logprobs: Vec<TokenLogProbs>,
     /// The generated tokens.
     pub tokens: Vec<Token>,
     /// How it ended.

@@ -62,6 +62,18 @@ impl Sequence {
         Self { ids, computed, pages, rotary: self.rotary.clone() }
     }
 
+    /// Lets go of all pages; every id is to be computed anew.
+    pub(crate) fn release(&mut self) {
+        self.pages.truncate(0);
+        self.computed = 0;
+    }
+
+    /// Holds pages that others have filled: the whole pages given, for its first ids.
+    pub(crate) fn adopt(&mut self, pages: &[u32], page_tokens: usize) {
+        self.pages.adopt(pages);
+        self.computed = pages.len() * page_tokens;
+    }
+
     pub(crate) fn advance(&mut self, rows: usize) {
         self.computed += rows;
     }

@@ -3,7 +3,7 @@
 
 use std::ops::ControlFlow;
 
-use engine::{Chunk, Device, Engine, FinishReason, Isa, Options, Request, Sampling};
+use engine::{Chunk, Device, Engine, FinishReason, Isa, Options, Request, Sampling, Scheduler};
 use model::{Config, Parameters};
 
 fn device() -> Device {
@@ -18,17 +18,21 @@ fn engine(device: Device, max_pages: usize, factor: f32) -> Engine {
     Engine::new(parameters, device, Options { max_pages: Some(max_pages), ..Options::default() }).unwrap()
 }
 
+fn scheduler(max_pages: usize, factor: f32) -> Scheduler {
+    Scheduler::new(engine(device(), max_pages, factor))
+}
+
 fn request(prompt: Vec<u32>, max_tokens: usize) -> Request {
     Request { prompt, max_tokens, ..Request::default() }
 }
 
 #[test]
 fn requests_that_cannot_be_answered() {
-    let mut engine = engine(device(), 2, 1.0);
+    let mut scheduler = scheduler(2, 1.0);
     let mut check = |request: Request, expected: &str| {
-        let message = engine.generate_batch(&[request]).unwrap_err().to_string();
+        let message = scheduler.generate_batch(&[request]).unwrap_err().to_string();
         assert!(message.contains(expected), "{message}");
-        assert_eq!(engine.pages().free(), 2, "no page is lost");
+        assert_eq!(scheduler.statistics().pages_used, 0, "no page is lost");
     };
     check(request(vec![], 5), "the prompt holds no tokens");
     check(
@@ -41,25 +45,25 @@ fn requests_that_cannot_be_answered() {
     check(request(vec![1; 100], 100), "4 more pages of 64 tokens are needed and 2 of 2 are free");
     let sampling = Sampling { top_p: 2.0, ..Sampling::default() };
     check(Request { sampling, ..request(vec![1], 1) }, "top_p is 2");
-    assert_eq!(engine.generate_batch(&[request(vec![1; 100], 28)]).unwrap()[0].tokens.len(), 28);
+    assert_eq!(scheduler.generate_batch(&[request(vec![1; 100], 28)]).unwrap()[0].tokens.len(), 28);
 }
 
 #[test]
 fn a_batch_larger_than_the_cache_waits_for_pages_and_is_answered() {
-    let mut small = engine(device(), 3, 1.0);
+    let mut small = scheduler(3, 1.0);
     let requests: Vec<Request> =
         (0..9).map(|index| request(vec![index; 30 + 10 * index as usize], 10)).collect();
     let answers = small.generate_batch(&requests).unwrap();
-    assert_eq!(answers, engine(device(), 100, 1.0).generate_batch(&requests).unwrap());
+    assert_eq!(answers, scheduler(100, 1.0).generate_batch(&requests).unwrap());
 }
 
 #[test]
 fn weights_that_are_not_numbers_are_found_out() {
-    let mut engine = engine(device(), 4, f32::NAN);
+    let mut engine = scheduler(4, f32::NAN);
     let message = engine.generate_batch(&[request(vec![1, 2, 3], 4)]).unwrap_err().to_string();
     assert!(message.contains("not finite after 3 tokens"), "{message}");
     assert!(engine.log_probs(&[1, 2, 3]).unwrap_err().to_string().contains("not finite after 1 tokens"));
-    assert_eq!(engine.pages().free(), 4);
+    assert_eq!(engine.engine().pages().free(), 4);
 }
 
 #[test]
@@ -79,7 +83,7 @@ fn a_step_that_fails_leaves_its_sequences_as_they_were() {
 
 #[test]
 fn answers_end_by_stop_ids_limits_and_their_receiver() {
-    let mut engine = engine(device(), 8, 1.0);
+    let mut engine = scheduler(8, 1.0);
     let free = engine.generate_batch(&[request(vec![3, 4], 20)]).unwrap().remove(0);
     assert_eq!((free.finish.reason, free.finish.completion_tokens), (FinishReason::Length, 20));
     let stop = free.ids()[7];
@@ -96,7 +100,7 @@ fn answers_end_by_stop_ids_limits_and_their_receiver() {
         if given == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     assert_eq!(finish.unwrap().reason, FinishReason::Cancelled);
-    assert_eq!((given, engine.pages().free()), (3, 8));
+    assert_eq!((given, engine.statistics().pages_used), (3, 0));
     let nothing = engine.generate_batch(&[request(vec![3, 4], 0)]).unwrap().remove(0);
     assert_eq!((nothing.tokens.len(), nothing.finish.reason), (0, FinishReason::Length));
 }

@@ -44,20 +44,22 @@ pub(crate) fn json_response(value: &Value) -> Response {
 /// # Errors
 /// The failure that ended it.
 pub(crate) async fn whole(shape: Shape, mut events: Events) -> Result<Response, ApiError> {
-    let mut replies = Vec::new();
+    let mut replies: Vec<Option<chat::CompletionReply>> = Vec::new();
     while let Some(event) = events.recv().await {
         match (event, &shape) {
             (Event::Delta(..), _) => {}
             (Event::Failed(error), _) => return Err(error),
-            (Event::Chat(reply), Shape::Chat(shape)) => return Ok(json_response(&shape.whole(&reply))),
-            (Event::Completion(reply), Shape::Completion(shape, prompts)) => {
-                replies.push(reply);
-                if replies.len() == *prompts {
+            (Event::Chat(0, reply), Shape::Chat(shape)) => return Ok(json_response(&shape.whole(&reply))),
+            (Event::Completion(index, reply), Shape::Completion(shape, prompts)) => {
+                replies.resize(*prompts, None);
+                replies[index] = Some(reply);
+                if replies.iter().all(Option::is_some) {
+                    let replies: Vec<_> = replies.into_iter().flatten().collect();
                     return Ok(json_response(&shape.whole(&replies)));
                 }
             }
-            (Event::Chat(_) | Event::Completion(_), _) => {
-                unreachable!("the work and the shape come from one route")
+            (Event::Chat(..) | Event::Completion(..), _) => {
+                unreachable!("the work and the shape come from one route, which asks for one choice")
             }
         }
     }
@@ -106,21 +108,21 @@ impl Pieces {
             (Event::Delta(index, delta), Shape::Completion(shape, _)) => {
                 self.ready.push_back(data(&shape.delta(index, &delta)));
             }
-            (Event::Chat(reply), Shape::Chat(shape)) => {
+            (Event::Chat(0, reply), Shape::Chat(shape)) => {
                 self.ready.push_back(data(&shape.last(reply.finish)));
                 self.ready.extend(shape.usage(reply.usage).iter().map(data));
                 self.end();
             }
-            (Event::Completion(reply), Shape::Completion(shape, prompts)) => {
-                self.ready.push_back(data(&shape.last(self.usage.len(), reply.finish)));
+            (Event::Completion(index, reply), Shape::Completion(shape, prompts)) => {
+                self.ready.push_back(data(&shape.last(index, reply.finish)));
                 self.usage.push(reply.usage);
                 if self.usage.len() == *prompts {
                     self.ready.extend(shape.usage(total(self.usage.iter().copied())).iter().map(data));
                     self.end();
                 }
             }
-            (Event::Chat(_) | Event::Completion(_), _) => {
-                unreachable!("the work and the shape come from one route")
+            (Event::Chat(..) | Event::Completion(..), _) => {
+                unreachable!("the work and the shape come from one route, which asks for one choice")
             }
         }
     }

@@ -42,7 +42,9 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
 }
 
 async fn health(State(shared): State<Arc<Shared>>) -> Response {
-    json_response(&json!({"status": "ok", "model": shared.model}))
+    let engine = shared.queue.statistics();
+    let (running, waiting) = (engine.running, engine.waiting);
+    json_response(&json!({"status": "ok", "model": shared.model, "running": running, "waiting": waiting}))
 }
 
 async fn models(State(shared): State<Arc<Shared>>) -> Response {
@@ -71,7 +73,7 @@ async fn chat_completions(State(shared): State<Arc<Shared>>, body: Body) -> Resu
     let ChatCall { request, streaming } =
         ChatCall::parse(&read(body, shared.body_bytes_max).await?, &shared.model)?;
     let shape = Shape::Chat(ChatShape::new(&shared.model, &request.options, streaming));
-    let events = shared.queue.ask(Work::Chat(request))?;
+    let events = shared.queue.ask(Work::Chat(request, 1))?;
     if streaming.stream { streamed(shape, events).await } else { whole(shape, events).await }
 }
 
@@ -80,7 +82,7 @@ async fn completions(State(shared): State<Arc<Shared>>, body: Body) -> Result<Re
     let CompletionCall { requests, streaming } = CompletionCall::parse(&body, &shared.model)?;
     let shape = CompletionShape::new(&shared.model, &requests[0].options, streaming);
     let shape = Shape::Completion(shape, requests.len());
-    let events = shared.queue.ask(Work::Completion(requests))?;
+    let events = shared.queue.ask(Work::Completion(requests, 1))?;
     if streaming.stream { streamed(shape, events).await } else { whole(shape, events).await }
 }
 

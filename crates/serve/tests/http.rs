@@ -298,7 +298,10 @@ fn what_this_server_does_not_do_is_named() {
 #[test]
 fn health_and_models() {
     let server = server();
-    assert_eq!(server.get("/health"), (200, json!({"status": "ok", "model": "tiny"})));
+    assert_eq!(
+        server.get("/health"),
+        (200, json!({"status": "ok", "model": "tiny", "running": 0, "waiting": 0}))
+    );
     let (status, models) = server.get("/v1/models");
     assert_eq!((status, &models["object"], &models["data"][0]["id"]), (200, &json!("list"), &json!("tiny")));
     assert_eq!(models["data"][0]["max_model_len"], 256);
@@ -352,10 +355,11 @@ fn no_body_brings_the_server_down() {
     assert_eq!(server.get("/health").0, 200);
 }
 
-/// A server with one place in its queue, and a question whose answer takes very long.
-fn slow() -> (Running, Value) {
-    let server =
-        Running::start(200_000, ServeOptions { waiting_max: 1, drain_seconds: 0, ..ServeOptions::default() });
+/// A server that answers so many requests at once and lets one wait, and a question whose answer takes very
+/// long.
+fn slow(max_sequences: usize) -> (Running, Value) {
+    let options = ServeOptions { waiting_max: 1, drain_seconds: 0, ..ServeOptions::default() };
+    let server = Running::with_model(client::model(200_000, max_sequences), options);
     let mut question = question(json!({"temperature": 0, "stream": true}));
     question.as_object_mut().unwrap().remove("max_tokens");
     (server, question)
@@ -370,7 +374,7 @@ fn open(server: &Running, body: &Value) -> Answer {
 
 #[test]
 fn a_client_that_leaves_frees_the_model_and_a_full_queue_is_said() {
-    let (server, question) = slow();
+    let (server, question) = slow(1);
     let first = open(&server, &question);
     // Of three more, one waits, and the others are told at once that they cannot.
     let (sender, answers) = std::sync::mpsc::channel();
@@ -402,6 +406,18 @@ fn client_question(max_tokens: usize) -> Value {
 }
 
 #[test]
+fn a_short_answer_does_not_wait_for_a_long_one() {
+    let (server, question) = slow(2);
+    let mut first = open(&server, &question);
+    for _ in 0..3 {
+        let (status, body) = server.post(CHAT, &client_question(3));
+        assert_eq!((status, &body["usage"]["completion_tokens"]), (200, &json!(3)), "{body}");
+        assert!(first.piece().starts_with("data: {"), "the long answer goes on");
+    }
+    assert_eq!(server.get("/health").1["running"], 1);
+}
+
+#[test]
 fn an_answer_under_way_is_finished_before_the_server_ends() {
     let mut server = server();
     let mut answer = open(&server, &question(json!({"stream": true, "temperature": 0, "max_tokens": 150})));
@@ -414,7 +430,7 @@ fn an_answer_under_way_is_finished_before_the_server_ends() {
 
 #[test]
 fn an_answer_that_takes_too_long_is_cut_short_when_the_server_ends() {
-    let (mut server, question) = slow();
+    let (mut server, question) = slow(2);
     let _answer = open(&server, &question);
     let begin = Instant::now();
     server.end();
@@ -426,7 +442,7 @@ fn an_answer_that_takes_too_long_is_cut_short_when_the_server_ends() {
 fn a_taken_port_is_said_with_what_to_do() {
     let server = server();
     let options = ServeOptions { port: server.address.port(), ..ServeOptions::default() };
-    let message = Server::bind(client::model(256), &options).err().unwrap().to_string();
+    let message = Server::bind(client::model(256, 4), &options).err().unwrap().to_string();
     assert!(message.contains(&format!("cannot listen on 127.0.0.1:{}", server.address.port())), "{message}");
     assert!(message.contains("choose another --port"), "{message}");
 }
@@ -434,7 +450,7 @@ fn a_taken_port_is_said_with_what_to_do() {
 #[test]
 fn the_banner_tells_where_and_how() {
     let server =
-        Server::bind(client::model(256), &ServeOptions { port: 0, ..ServeOptions::default() }).unwrap();
+        Server::bind(client::model(256, 4), &ServeOptions { port: 0, ..ServeOptions::default() }).unwrap();
     let banner = server.banner();
     for text in [&format!("http://{}", server.address()), "curl ", "context 256 tokens", "MiB"] {
         assert!(banner.contains(text), "{banner}");

@@ -162,6 +162,7 @@ pub(crate) fn total(usages: impl Iterator<Item = Usage>) -> Usage {
     usages.fold(Usage::default(), |sum, usage| Usage {
         prompt_tokens: sum.prompt_tokens + usage.prompt_tokens,
         completion_tokens: sum.completion_tokens + usage.completion_tokens,
+        cached_tokens: sum.cached_tokens + usage.cached_tokens,
     })
 }
 

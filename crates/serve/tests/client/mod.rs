@@ -22,8 +22,8 @@ pub struct Running {
     thread: Option<JoinHandle<serve::Result<()>>>,
 }
 
-/// The tiny model with the given context.
-pub fn model(context_tokens: usize) -> Local {
+/// The tiny model with the given context, which works on so many answers at once.
+pub fn model(context_tokens: usize, max_sequences: usize) -> Local {
     let folder = tempfile::tempdir().unwrap();
     let options = TrainOptions { vocab_size: 320, ..TrainOptions::default() };
     let tokenizer = Tokenizer::train(&[TEXT.repeat(20)], &options, 1).unwrap();
@@ -38,13 +38,18 @@ pub fn model(context_tokens: usize) -> Local {
         head.of_mut(parameters.flat.data_mut())[id * head.cols..(id + 1) * head.cols].fill(0.0);
     }
     parameters.save(folder.path()).unwrap();
-    let options = LocalOptions { name: Some("tiny".into()), ..LocalOptions::default() };
+    let engine = engine::Options { max_sequences, ..engine::Options::default() };
+    let options = LocalOptions { name: Some("tiny".into()), engine, ..LocalOptions::default() };
     Local::load(folder.path(), device, options).unwrap()
 }
 
 impl Running {
     pub fn start(context_tokens: usize, options: ServeOptions) -> Self {
-        let server = Server::bind(model(context_tokens), &ServeOptions { port: 0, ..options }).unwrap();
+        Self::with_model(model(context_tokens, 8), options)
+    }
+
+    pub fn with_model(model: Local, options: ServeOptions) -> Self {
+        let server = Server::bind(model, &ServeOptions { port: 0, ..options }).unwrap();
         let address = server.address();
         let (end, ended) = tokio::sync::oneshot::channel();
         let thread = std::thread::spawn(move || {
