@@ -164,6 +164,7 @@ impl Part<'_> {
         let mut scratch = self.job.exec.pool.scratch().take(weights_len + CHUNK_ROWS * WIDTH);
         let (weights, sums) = scratch.split_at_mut(weights_len);
         let (columns, blocks) = (self.columns(panels.start, panels.len()), self.job.x.blocks());
+        let whole = columns == WIDTH;
         let packed = self.packed(panels.clone());
         for first_row in (0..self.job.x.rows()).step_by(CHUNK_ROWS) {
             let rows = CHUNK_ROWS.min(self.job.x.rows() - first_row);
@@ -189,16 +190,27 @@ impl Part<'_> {
                     first_block: first,
                 };
                 let from_zero = first == 0 && self.job.into == Into::Overwrite;
-                self.rows_over(weights, first..first + depth, first_row..first_row + rows, (sums, from_zero));
+                let sums = (sums.as_mut_ptr(), WIDTH);
+                let from = (if from_zero { std::ptr::null_mut() } else { sums.0 }, WIDTH);
+                let to = if whole && first + depth == blocks { (c, self.job.c_stride) } else { sums };
+                self.rows_over(weights, first..first + depth, first_row..first_row + rows, (from, to));
             }
-            // SAFETY: as above.
-            unsafe { copy((sums.as_ptr(), WIDTH), (c, self.job.c_stride), (rows, columns)) };
+            if !whole {
+                // SAFETY: as above.
+                unsafe { copy((sums.as_ptr(), WIDTH), (c, self.job.c_stride), (rows, columns)) };
+            }
         }
     }
 
-    /// Adds to `sums` (rows, `WIDTH`), or sets them, the products of the rows with unpacked panels of some blocks.
-    fn rows_over(&self, weights: Panels, blocks: Range<usize>, rows: Range<usize>, sums: (&mut [f32], bool)) {
-        let (sums, from_zero) = sums;
+    /// The products of the rows with unpacked panels of some blocks, added to what is at `from` (zeros where that is null),
+    /// go to `to`: addresses of (rows, `WIDTH`) and their distances between rows.
+    fn rows_over(
+        &self,
+        weights: Panels,
+        blocks: Range<usize>,
+        rows: Range<usize>,
+        (from, to): ((*mut f32, usize), (*mut f32, usize)),
+    ) {
         for number in rows.start / TILE_ROWS..rows.end.div_ceil(TILE_ROWS) {
             let x = self.job.x.tile(number);
             let entries = x.starts[blocks.start] as usize..x.starts[blocks.end] as usize;
@@ -207,21 +219,15 @@ impl Part<'_> {
                 let tile = largest(&self.kernels.plain, x.rows - row);
                 let call = call(&x, self.kernels.words, row, entries.clone(), weights);
                 for panel in (0..PAIR).step_by(tile.panels) {
-                    let to = sums[(x.first_row + row - rows.start) * WIDTH + panel * PANEL..].as_mut_ptr();
-                    let from = if from_zero { std::ptr::null() } else { to.cast_const() };
+                    let at = x.first_row + row - rows.start;
+                    let place = |(base, stride): (*mut f32, usize)| {
+                        if base.is_null() { base } else { base.wrapping_add(at * stride + panel * PANEL) }
+                    };
                     let base = weights.base.wrapping_add(panel * weights.stride);
                     let panels = Panels { base, ..weights };
-                    // SAFETY: the instance is available, the operands are whole, and the sums cover the tile.
-                    unsafe {
-                        (tile.function)(&Call {
-                            panels,
-                            from,
-                            from_stride: WIDTH,
-                            to,
-                            to_stride: WIDTH,
-                            ..call
-                        });
-                    }
+                    let call = Call { panels, from: place(from), from_stride: from.1, to: place(to), ..call };
+                    // SAFETY: the instance is available, the operands are whole, and both places cover the tile.
+                    unsafe { (tile.function)(&Call { to_stride: to.1, ..call }) };
                 }
                 row += tile.rows;
             }
