@@ -57,9 +57,7 @@ impl Cache {
     ) {
         let layout = self.layout;
         let layer = layer * layout.page_len()..;
-        for index in 0..sequences {
-            store_rows(exec, layout, &mut self.elements[layer.clone()], qkv, sequence(index));
-        }
+        store_rows(exec, layout, &mut self.elements[layer.clone()], qkv, (sequences, sequence));
         let batch = PagedBatch { qkv, layout, attention, pages: &self.elements[layer], sequences, sequence };
         attention_paged(exec, batch, out);
     }

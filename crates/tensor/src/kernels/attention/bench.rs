@@ -43,7 +43,7 @@ pub fn measure(exec: Exec<'_>, shape: AttentionShape, time: Duration) -> Attenti
         fill(&mut qkv, first);
         let count = PAGE_TOKENS.min(total - first);
         let tokens = PagedRows { row: 0, rows: count, first_position: first, pages: &pages };
-        store_rows(exec, layout, &mut data, &qkv, tokens);
+        store_rows(exec, layout, &mut data, &qkv, (1, &|_| tokens));
     }
     let mut out = vec![0.0; rows * heads.out_width()];
     let sequence = |_| PagedRows { row: 0, rows, first_position: depth, pages: &pages };

@@ -8,48 +8,73 @@ use crate::simd::{F16_MAX, f16_to_f32, f32_to_f16};
 use crate::{Disjoint, Exec};
 use std::ops::Range;
 
-/// Writes the keys and values of a sequence's new rows into its pages. `qkv` holds the fused rows of the batch.
+/// Writes the keys and values of the new rows of `sequences` sequences into their pages. `qkv` holds the fused rows of the
+/// batch.
 ///
 /// # Panics
 /// A row or a page lies outside its buffer.
-pub fn store_rows(
+pub fn store_rows<'a>(
     exec: Exec<'_>,
     layout: PageLayout,
     pages: &mut [f32],
     qkv: &[f32],
-    sequence: PagedRows<'_>,
+    (sequences, sequence): (usize, &(dyn Fn(usize) -> PagedRows<'a> + Sync)),
+) {
+    let kv_heads = layout.heads.kv_heads;
+    let blocks = |index: usize| blocks_of(&sequence(index)).len();
+    let tasks: usize = (0..sequences).map(|index| blocks(index) * kv_heads).sum();
+    let pages = Disjoint::new(pages);
+    exec.pool.run(tasks, &|number, _| {
+        let (mut index, mut part) = (0, number);
+        while part >= blocks(index) * kv_heads {
+            part -= blocks(index) * kv_heads;
+            index += 1;
+        }
+        let sequence = sequence(index);
+        let place = (blocks_of(&sequence).start + part / kv_heads, part % kv_heads);
+        store_block(exec, layout, &pages, qkv, (&sequence, place));
+    });
+}
+
+/// The blocks into which a sequence's new rows fall.
+fn blocks_of(sequence: &PagedRows<'_>) -> Range<usize> {
+    let first = sequence.first_position / KEY_BLOCK;
+    if sequence.rows == 0 {
+        return first..first;
+    }
+    first..(sequence.first_position + sequence.rows).div_ceil(KEY_BLOCK)
+}
+
+/// Writes what falls into one block of one key/value head.
+fn store_block(
+    exec: Exec<'_>,
+    layout: PageLayout,
+    pages: &Disjoint<'_, f32>,
+    qkv: &[f32],
+    (sequence, (block, kv_head)): (&PagedRows<'_>, (usize, usize)),
 ) {
     let heads = layout.heads;
-    let positions = sequence.first_position..sequence.first_position + sequence.rows;
-    if positions.is_empty() {
-        return;
-    }
-    let first_block = positions.start / KEY_BLOCK;
-    let blocks = positions.end.div_ceil(KEY_BLOCK) - first_block;
     let head_len = head_block_len(layout.kv_type, heads.head_dim);
-    let pages = Disjoint::new(pages);
-    exec.pool.run(blocks * heads.kv_heads, &|task, _| {
-        let (block, kv_head) = (first_block + task / heads.kv_heads, task % heads.kv_heads);
-        let page = sequence.pages[block / layout.blocks_per_page] as usize;
-        let within = (block % layout.blocks_per_page) * layout.block_len() + kv_head * head_len;
-        let start = page * layout.page_stride + within;
-        // SAFETY: no two tasks share a block and a head.
-        let words = unsafe { pages.range(start..start + head_len) };
-        let inside = positions.start.max(block * KEY_BLOCK)..positions.end.min((block + 1) * KEY_BLOCK);
-        let row = sequence.row + inside.start - positions.start;
-        let rows = &qkv[row * heads.fused_width()..][..inside.len() * heads.fused_width()];
-        let slots = inside.start % KEY_BLOCK..inside.start % KEY_BLOCK + inside.len();
-        let key_offset = (heads.heads + kv_head) * heads.head_dim;
-        let source = Source {
-            rows,
-            stride: heads.fused_width(),
-            key_offset,
-            value_offset: key_offset + heads.kv_heads * heads.head_dim,
-            head_dim: heads.head_dim,
-            slots,
-        };
-        source.store(exec, layout.kv_type, words);
-    });
+    let positions = sequence.first_position..sequence.first_position + sequence.rows;
+    let page = sequence.pages[block / layout.blocks_per_page] as usize;
+    let within = (block % layout.blocks_per_page) * layout.block_len() + kv_head * head_len;
+    let start = page * layout.page_stride + within;
+    // SAFETY: no two tasks share a block and a head.
+    let words = unsafe { pages.range(start..start + head_len) };
+    let inside = positions.start.max(block * KEY_BLOCK)..positions.end.min((block + 1) * KEY_BLOCK);
+    let row = sequence.row + inside.start - positions.start;
+    let rows = &qkv[row * heads.fused_width()..][..inside.len() * heads.fused_width()];
+    let slots = inside.start % KEY_BLOCK..inside.start % KEY_BLOCK + inside.len();
+    let key_offset = (heads.heads + kv_head) * heads.head_dim;
+    let source = Source {
+        rows,
+        stride: heads.fused_width(),
+        key_offset,
+        value_offset: key_offset + heads.kv_heads * heads.head_dim,
+        head_dim: heads.head_dim,
+        slots,
+    };
+    source.store(exec, layout.kv_type, words);
 }
 
 /// The new rows of one head that fall into one block.

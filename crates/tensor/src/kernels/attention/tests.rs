@@ -125,7 +125,8 @@ fn a_long_context_split_among_threads_has_the_same_bits() {
         let tokens = |row, rows, first_position| PagedRows { row, rows, first_position, pages: &numbers };
         let mut pages = vec![0.0; 18 * layout.page_len()];
         let one = Pool::new(1);
-        store_rows(Exec::new(&one, Isa::Portable).unwrap(), layout, &mut pages, &qkv, tokens(0, 1101, 0));
+        let whole = (1, &(|_: usize| tokens(0, 1101, 0)) as &(dyn Fn(usize) -> _ + Sync));
+        store_rows(Exec::new(&one, Isa::Portable).unwrap(), layout, &mut pages, &qkv, whole);
         let last = qkv[1100 * heads.fused_width()..].to_vec();
         for row in qkv.chunks_mut(heads.fused_width()) {
             row[heads.out_width()..].chunks_mut(head_dim).for_each(|head| stored(kv_type, head));
@@ -182,7 +183,7 @@ fn check_pages(heads: Heads, attention: Attention, kv_type: KvType) {
                     let (rows, first_position, pages) = (rows[index], done[index], tables[index]);
                     sequences.push(PagedRows { row, rows, first_position, pages });
                 }
-                sequences.iter().for_each(|rows| store_rows(exec, layout, &mut pages, &fused, *rows));
+                store_rows(exec, layout, &mut pages, &fused, (sequences.len(), &|index| sequences[index]));
                 let mut out = vec![0.0; fused.len() / heads.fused_width() * heads.out_width()];
                 let sequence = |index: usize| sequences[index];
                 let batch = PagedBatch {
