@@ -7,6 +7,7 @@
 mod bad_input;
 mod harness;
 mod http;
+mod planning;
 mod resume;
 mod runs;
 mod serving;

@@ -3,7 +3,7 @@
 //! It must not know what the product does, only how its sources are to look.
 
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
 
@@ -16,7 +16,8 @@ tidy    checks dependency directions, file headers, sizes, forbidden words, unsa
         READMEs against each other, tables of keys against the code, and links; prints each fault
         as path:line: [rule] message
         --write-baseline  writes today's over-long functions and files to xtask/tidy-baseline.toml
-docs    writes the tables in docs/training.md, docs/models.md and their translations anew from the code";
+docs    writes the tables in docs/training.md, docs/models.md, docs/plan.md and their translations anew
+        from the code";
 
 fn main() -> ExitCode {
     match run() {
@@ -41,7 +42,7 @@ fn run() -> Result<bool> {
         }
         ["docs"] => {
             tidy::write_docs(&root)?;
-            Ok(true)
+            write_plan_tables(&root)
         }
         _ => bail!("{USAGE}"),
     }
@@ -57,6 +58,18 @@ fn report(root: &Path) -> Result<bool> {
         count => println!("tidy: {count} fault{}", if count == 1 { "" } else { "s" }),
     }
     Ok(faults.is_empty())
+}
+
+/// Has the crate `plan` compute the tables of `docs/plan.md`: its test that compares them also writes them.
+fn write_plan_tables(root: &Path) -> Result<bool> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let status = Command::new(cargo)
+        .args(["test", "--quiet", "--package", "plan", "--test", "documents"])
+        .env("TAOYE_WRITE_DOCS", "1")
+        .current_dir(root)
+        .status()
+        .context("cannot start cargo")?;
+    Ok(status.success())
 }
 
 /// The folder that holds this package's folder.

@@ -1,5 +1,11 @@
 //! The command line: flags as data, one type a command. It must not do anything.
 
+mod plan;
+
+pub use plan::{
+    MethodFlag, Plan, PlanChips, PlanCommand, PlanForecast, PlanServe, PlanTrain, RecomputeFlag, StageFlag,
+};
+
 use crate::recipe::Tuning;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::net::IpAddr;
@@ -56,6 +62,8 @@ pub enum Command {
     /// Score a model: bits per byte on text, accuracy on tasks
     #[command(subcommand)]
     Eval(Eval),
+    /// Size training and serving before anything is bought: chips, days, memory, money
+    Plan(Box<Plan>),
     /// Measure this program and this machine's own limits
     #[command(subcommand)]
     Bench(Bench),

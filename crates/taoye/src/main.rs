@@ -47,6 +47,7 @@ fn run(cli: &Cli) -> anyhow::Result<pipeline::Ended> {
         Command::Model(command) => commands::model::run(&context, command),
         Command::Embed(flags) => commands::embed::run(&context, flags),
         Command::Eval(command) => commands::eval::run(&context, command),
+        Command::Plan(flags) => commands::plan::run(&context, flags),
         Command::Bench(command) => bench::run(&context, command),
     }?;
     Ok(pipeline::Ended::Done)

@@ -6,6 +6,7 @@ pub mod embed;
 pub mod eval;
 pub mod load;
 pub mod model;
+pub mod plan;
 pub mod run;
 pub mod runs;
 pub mod serve;

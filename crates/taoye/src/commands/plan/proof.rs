@@ -1,0 +1,92 @@
+//! `taoye plan proof`.
+
+use crate::context::Context;
+use anyhow::Result;
+use plan::calibration::Calibration;
+use plan::published::{self, Set};
+use serde_json::{Value, json};
+use std::fmt::Write;
+
+/// Prints published runs beside their predictions.
+///
+/// # Errors
+/// None; the tables ship.
+pub fn run(context: &Context) -> Result<()> {
+    let calibration = Calibration::shipped();
+    let (rows, lengths, memory) =
+        (published::compare(&calibration), published::lengths(&calibration), published::memory());
+    let mut text =
+        String::from("Share of the peak (MFU): measured, predicted, error; error of a constant share");
+    for row in &rows {
+        let _ = write!(
+            text,
+            "\n  {:<38} {:<9} {:5.1} % {:5.1} % {:+6.1} % {:+7.1} %",
+            row.name,
+            set_name(row.set),
+            100.0 * row.measured_mfu,
+            100.0 * row.predicted_mfu,
+            100.0 * row.error,
+            100.0 * row.constant_error
+        );
+    }
+    for set in [Set::Fitted, Set::HeldOut, Set::More] {
+        let (ours, constant) = published::medians(&rows, set);
+        let _ = write!(
+            text,
+            "\n  median of absolute errors, {}: {:.1} %, of a constant share {:.1} %",
+            set_name(set),
+            100.0 * ours,
+            100.0 * constant
+        );
+    }
+    text.push_str("\n\nLengths that follow from a published speed: published, computed, error");
+    for length in &lengths {
+        let _ = write!(
+            text,
+            "\n  {:<26} {:>12.1} {:>12.1} {} {:+.1} %",
+            length.name,
+            length.published,
+            length.computed,
+            length.unit,
+            100.0 * length.error
+        );
+    }
+    text.push_str("\n\nMemory in GB: published, computed, error");
+    for row in &memory {
+        let _ = write!(
+            text,
+            "\n  {:<38} {:>7.1} {:>7.1} {:+.1} %",
+            row.name,
+            row.published_gb,
+            row.computed_gb,
+            100.0 * row.error()
+        );
+    }
+    let rows: Vec<Value> = rows
+        .iter()
+        .map(|row| {
+            json!({
+                "name": row.name, "set": set_name(row.set), "measured_mfu": row.measured_mfu,
+                "predicted_mfu": row.predicted_mfu, "error": row.error, "constant_share_error": row.constant_error,
+            })
+        })
+        .collect();
+    let lengths: Vec<Value> = lengths
+        .iter()
+        .map(|length| json!({ "name": length.name, "unit": length.unit, "published": length.published, "computed": length.computed, "error": length.error, "source": length.source }))
+        .collect();
+    let memory: Vec<Value> = memory
+        .iter()
+        .map(|row| json!({ "name": row.name, "published_gb": row.published_gb, "computed_gb": row.computed_gb, "source": row.source }))
+        .collect();
+    context.print(&text, &json!({ "runs": rows, "lengths": lengths, "memory": memory }));
+    Ok(())
+}
+
+fn set_name(set: Set) -> &'static str {
+    match set {
+        Set::Fitted => "fitted",
+        Set::HeldOut => "held out",
+        Set::More => "more",
+    }
+}
