@@ -20,14 +20,32 @@ fn number(value: &Value, key: &str) -> f64 {
 #[test]
 fn gpt_3_takes_thirty_four_days() {
     let plan = json(&[
-        "plan", "train", "--model", "gpt-3", "--tokens", "300B", "--chip", "a100-sxm-80g", "--chips", "1024",
-        "--tflops-per-chip", "140",
+        "plan",
+        "train",
+        "--model",
+        "gpt-3",
+        "--tokens",
+        "300B",
+        "--chip",
+        "a100-sxm-80g",
+        "--chips",
+        "1024",
+        "--tflops-per-chip",
+        "140",
     ]);
     assert!((number(&plan, "days") / 34.0 - 1.0).abs() < 0.05, "{plan}");
     assert!((number(&plan, "tflops_per_chip") - 140.0).abs() < 1e-6);
     for key in [
-        "flops_total", "chips", "days", "chip_hours", "tflops_per_chip", "mfu", "hfu", "step_seconds",
-        "memory_bytes_per_chip", "goodput",
+        "flops_total",
+        "chips",
+        "days",
+        "chip_hours",
+        "tflops_per_chip",
+        "mfu",
+        "hfu",
+        "step_seconds",
+        "memory_bytes_per_chip",
+        "goodput",
     ] {
         assert!(number(&plan, key) > 0.0, "{key}");
     }
@@ -42,14 +60,43 @@ fn any_three_and_a_configuration_file() {
         "num_key_value_heads":8,"intermediate_size":14336,"vocab_size":128256,"tie_word_embeddings":false}"#;
     let file = folder.write("config.json", config);
     let of_file = json(&[
-        "plan", "train", "--model", file.to_str().unwrap(), "--tokens", "1T", "--chip", "h100", "--chips", "64",
+        "plan",
+        "train",
+        "--model",
+        file.to_str().unwrap(),
+        "--tokens",
+        "1T",
+        "--chip",
+        "h100",
+        "--chips",
+        "64",
     ]);
-    let of_name =
-        json(&["plan", "train", "--model", "llama-3.1-8b", "--tokens", "1T", "--chip", "h100", "--chips", "64"]);
+    let of_name = json(&[
+        "plan",
+        "train",
+        "--model",
+        "llama-3.1-8b",
+        "--tokens",
+        "1T",
+        "--chip",
+        "h100",
+        "--chips",
+        "64",
+    ]);
     assert_eq!(of_file["days"], of_name["days"]);
     let days = format!("{}d", number(&of_name, "days") * 1.01);
-    let found =
-        json(&["plan", "train", "--model", "llama-3.1-8b", "--tokens", "1T", "--chip", "h100", "--days", &days]);
+    let found = json(&[
+        "plan",
+        "train",
+        "--model",
+        "llama-3.1-8b",
+        "--tokens",
+        "1T",
+        "--chip",
+        "h100",
+        "--days",
+        &days,
+    ]);
     assert!(number(&found, "chips") <= 64.0, "{found}");
 }
 
@@ -64,7 +111,9 @@ fn pages_explanations_and_the_other_commands() {
     let explained = succeed(&mut taoye(train.iter().copied().chain(["--explain=mfu"])));
     assert!(explained.out.contains("mfu = ") && explained.out.contains("Chowdhery"), "{}", explained.out);
     let served = json(&["plan", "serve", "--model", "llama-3.1-8b", "--chip", "h100", "--price", "2"]);
-    assert!(number(&served, "tokens_per_second") > 100.0 && number(&served, "money_usd_per_million_tokens") > 0.0);
+    assert!(
+        number(&served, "tokens_per_second") > 100.0 && number(&served, "money_usd_per_million_tokens") > 0.0
+    );
     let chips = json(&["plan", "chips"]);
     assert!(chips["chips"].as_array().unwrap().len() >= 17);
     let sheet = succeed(&mut taoye(["plan", "chips", "tensor-g3"]));
@@ -82,7 +131,17 @@ fn own_chips_replace_and_add() {
                 memory = { is = 80, by = \"m\" }\nbandwidth = { is = 1000, by = \"m\" }\nlink = { is = 300, by = \"m\" }\n";
     let file = folder.write("mine.toml", mine);
     let plan = json(&[
-        "plan", "train", "--model", "1B", "--tokens", "1B", "--chip", "mine", "--chips", "8", "--catalog",
+        "plan",
+        "train",
+        "--model",
+        "1B",
+        "--tokens",
+        "1B",
+        "--chip",
+        "mine",
+        "--chips",
+        "8",
+        "--catalog",
         file.to_str().unwrap(),
     ]);
     assert_eq!(plan["chip"], "mine");
@@ -96,11 +155,26 @@ fn what_is_wrong_is_named() {
     let base = ["--tokens", "1T", "--chip", "a100", "--chips", "64"];
     let train = |more: &[&'static str]| [&["plan", "train"][..], more].concat();
     for (arguments, parts) in [
-        (train(&["--model", "7B", "--tokens", "1PB", "--chip", "a100", "--chips", "64"]), &["--tokens", "PB", "--raw"][..]),
-        (train(&["--model", "7B", "--tokens", "1T", "--chip", "a100", "--days", "3m"]), &["--days", "minutes or months"]),
-        (train(&["--model", "7X", "--tokens", "1T", "--chip", "a100", "--chips", "64"]), &["--model", "7X", "gpt-3-175b"]),
-        (train(&["--model", "7B", "--tokens", "1T", "--chip", "a101", "--chips", "64"]), &["--chip", "a101", "a100-sxm-80g"]),
-        (train(&["--model", "7B", "--tokens", "1T", "--chip", "a100", "--chips", "6.5"]), &["--chips", "whole"]),
+        (
+            train(&["--model", "7B", "--tokens", "1PB", "--chip", "a100", "--chips", "64"]),
+            &["--tokens", "PB", "--raw"][..],
+        ),
+        (
+            train(&["--model", "7B", "--tokens", "1T", "--chip", "a100", "--days", "3m"]),
+            &["--days", "minutes or months"],
+        ),
+        (
+            train(&["--model", "7X", "--tokens", "1T", "--chip", "a100", "--chips", "64"]),
+            &["--model", "7X", "gpt-3-175b"],
+        ),
+        (
+            train(&["--model", "7B", "--tokens", "1T", "--chip", "a101", "--chips", "64"]),
+            &["--chip", "a101", "a100-sxm-80g"],
+        ),
+        (
+            train(&["--model", "7B", "--tokens", "1T", "--chip", "a100", "--chips", "6.5"]),
+            &["--chips", "whole"],
+        ),
         (train(&["--model", "7B", "--tokens", "1T", "--chip", "a100"]), &["--chips", "--days"]),
         (train(&[&["--model", "7B", "--mfu", "1.5"][..], &base].concat()), &["1.5", "at most 1"]),
         (train(&[&["--model", "7B", "--tflops-per-chip", "500"][..], &base].concat()), &["500", "peak"]),
@@ -109,9 +183,18 @@ fn what_is_wrong_is_named() {
         (train(&[&["--model", "7B", "--precision", "fp7"][..], &base].concat()), &["fp7", "bf16"]),
         (train(&[&["--model", "7B", "--catalog", "bad.toml"][..], &base].concat()), &["bad.toml", "class"]),
         (train(&[&["--model", "empty"][..], &base].concat()), &["config.json", "hidden_size"]),
-        (train(&["--model", "405B", "--tokens", "1T", "--chip", "a100", "--chips", "8"]), &["no split", "at least", "hold at most"]),
-        (train(&["--model", "175B", "--tokens", "1T", "--chip", "a100", "--days", "60s"]), &["no cluster", "nearest possible"]),
-        (train(&["--model", "70B", "--tokens", "1T", "--chip", "h100", "--chips", "64", "--days", "1d"]), &["Nearest possible"]),
+        (
+            train(&["--model", "405B", "--tokens", "1T", "--chip", "a100", "--chips", "8"]),
+            &["no split", "at least", "hold at most"],
+        ),
+        (
+            train(&["--model", "175B", "--tokens", "1T", "--chip", "a100", "--days", "60s"]),
+            &["no cluster", "nearest possible"],
+        ),
+        (
+            train(&["--model", "70B", "--tokens", "1T", "--chip", "h100", "--chips", "64", "--days", "1d"]),
+            &["Nearest possible"],
+        ),
         (vec!["plan", "serve", "--model", "405B", "--chip", "a100", "--chips", "2"], &["do not fit"]),
         (vec!["plan", "serve", "--model", "70B", "--chip", "a100", "--latency", "1us"], &["--latency", "us"]),
         (vec!["plan", "serve", "--model", "70B", "--chip", "tensor-g3"], &["tensor-g3"]),

@@ -42,7 +42,9 @@ fn quantity(
 /// The numbers of a training plan, most important first.
 pub fn training(plan: &Plan) -> Vec<Quantity> {
     let mut all = demand(plan);
+    all.extend(arithmetic(plan));
     all.extend(speed(plan));
+    all.extend(shares(plan));
     all.extend(machine(plan));
     all
 }
@@ -99,6 +101,12 @@ fn demand(plan: &Plan) -> Vec<Quantity> {
             count,
             ("all but the experts that a token does not go to".to_owned(), &model.source),
         ),
+    ]
+}
+
+fn arithmetic(plan: &Plan) -> Vec<Quantity> {
+    let count = |value: f64| show_count(value);
+    vec![
         quantity(
             "tokens",
             ("tokens", "词元数"),
@@ -131,7 +139,6 @@ fn demand(plan: &Plan) -> Vec<Quantity> {
 }
 
 fn speed(plan: &Plan) -> Vec<Quantity> {
-    let percent = |value: f64| format!("{:.1} %", 100.0 * value);
     let from = match plan.speed {
         Speed::Predicted => "predicted: the sum of the step's parts",
         Speed::PerChip(_) => "from the speed given: hardware FLOPs of a step / (chips · speed)",
@@ -159,6 +166,12 @@ fn speed(plan: &Plan) -> Vec<Quantity> {
             show_count,
             ("tokens / training time without failures".to_owned(), ""),
         ),
+    ]
+}
+
+fn shares(plan: &Plan) -> Vec<Quantity> {
+    let percent = |value: f64| format!("{:.1} %", 100.0 * value);
+    vec![
         quantity(
             "mfu",
             ("share of peak (MFU)", "模型算力利用率 (MFU)"),

@@ -267,12 +267,35 @@ pub fn step(
     let exchange = network::exchange(work, split, &links);
     // Sharded weights are fetched for every micro-batch, so all passes hide them; sums of gradients are sent after the last.
     let beside = if split.zero == 3 { micro_batches * pass } else { pass };
-    let exchange = network::exposed(exchange, beside, work.program.overlaps_data, calibration);
-    let one = pass + stage.layers * talk.seconds();
-    let bubble = split.schedule.bubble(split.pp) * one;
-    let optimiser = compute::optimiser_seconds(work, split, &speeds);
+    let times = Times {
+        micro_batches,
+        bubble: split.schedule.bubble(split.pp) * (pass + stage.layers * talk.seconds()),
+        exchange: network::exposed(exchange, beside, work.program.overlaps_data, calibration),
+        optimiser: compute::optimiser_seconds(work, split, &speeds),
+    };
+    let mut parts = parts(work, &stage, &talk, &times);
+    let busy: f64 = parts.iter().map(|part| part.seconds).sum();
+    let nodes = (split.chips() / chip.node as f64).max(1.0);
+    parts.push(Part {
+        name: "waiting for the slowest",
+        seconds: busy * calibration.jitter * nodes.log2(),
+        formula: "share a doubling of nodes · log2(nodes)",
+    });
+    Ok(Step { parts, peak: chip.peak(work.precision)? })
+}
+
+/// Seconds of a step beside those of its layers, and how often these run.
+struct Times {
+    micro_batches: f64,
+    bubble: f64,
+    exchange: f64,
+    optimiser: f64,
+}
+
+fn parts(work: &Work, stage: &compute::Stage, talk: &network::Talk, times: &Times) -> Vec<Part> {
+    let micro_batches = times.micro_batches;
     let per_layer = |seconds: f64| micro_batches * stage.layers * seconds;
-    let mut parts = vec![
+    vec![
         Part {
             name: "matrix products",
             seconds: per_layer(stage.products),
@@ -320,26 +343,18 @@ pub fn step(
         },
         Part {
             name: "pipeline bubble",
-            seconds: bubble,
+            seconds: times.bubble,
             formula: "(stages − 1) / pieces · a micro-batch's time",
         },
         Part {
             name: "gradient and weight exchange",
-            seconds: exchange,
+            seconds: times.exchange,
             formula: "(d−1)/d · bytes / bandwidth + hops; what overlapping does not hide",
         },
         Part {
             name: "optimiser",
-            seconds: optimiser,
+            seconds: times.optimiser,
             formula: "30 bytes a parameter of the chip's share / (bandwidth · share)",
         },
-    ];
-    let busy: f64 = parts.iter().map(|part| part.seconds).sum();
-    let nodes = (split.chips() / chip.node as f64).max(1.0);
-    parts.push(Part {
-        name: "waiting for the slowest",
-        seconds: busy * calibration.jitter * nodes.log2(),
-        formula: "share a doubling of nodes · log2(nodes)",
-    });
-    Ok(Step { parts, peak: chip.peak(work.precision)? })
+    ]
 }

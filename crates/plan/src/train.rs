@@ -278,71 +278,26 @@ fn forward(request: &Request, known: Known, calibration: &Calibration) -> Result
     };
     let precision = precision(request, &mut assume);
     let peak = request.chip.peak(precision)?;
-    let sequence = request.sequence.unwrap_or_else(|| {
-        let sequence = if known.model.parameters() < 3e9 { 2_048.0 } else { 4_096.0 };
-        assume(format!("sequences of {sequence} tokens"), "usual today; --seq-len");
-        sequence
-    });
     let (states, trained) = request.method.states(&known.model);
-    let batch = request.batch.unwrap_or_else(|| usual_batch(&known.model, sequence, request.stage));
-    if request.batch.is_none() {
-        let text =
-            format!("about {} sequences ({} tokens) a step", three(batch), show_count(batch * sequence));
-        assume(text, "2 M tokens · (parameters / 7 B)^0.4, near GPT-3's and Llama's batches; --global-batch");
-    }
-    let work = Work {
-        model: &known.model,
-        sequence,
-        batch,
-        micro_batch: request.wanted.micro_batch.unwrap_or(1.0),
-        recompute: request.wanted.recompute.unwrap_or(Recompute::None),
-        precision,
-        program: Program::MODERN,
-        trained,
-        recomputed_share: 0.0,
-        extra_layers: 0.0,
-    };
-    let mut wanted = request.wanted;
-    if matches!(request.speed, Speed::PerChip(_)) && wanted.recompute.is_none() {
-        // Published throughputs of this kind count it: Narayanan et al. 2021, equation 4: 8 · parameters · tokens / speed.
-        wanted.recompute = Some(Recompute::Full);
-        assume(
-            "the speed given counts operations that full recomputation does twice (8 a parameter and token)"
-                .to_owned(),
-            "as Narayanan et al. 2021, section 5.1, count; say --recompute none where it counts the model's alone (6)",
-        );
-    }
-    let request_of_split = Search {
-        work,
-        is_batch_free: request.batch.is_none(),
-        chip: &request.chip,
-        chips: known.chips,
-        states,
-        wanted,
-    };
-    let found = search(&request_of_split, calibration)?;
-    let is_calibrated = calibration.products_of(&request.chip).1;
-    if request.speed == Speed::Predicted && !is_calibrated {
-        assume(
-            format!("products reach {:.0} % of the peak", 100.0 * calibration.products_of(&request.chip).0),
-            "no published run of this class of chip is in the calibration: the mean of the others; --mfu or --tflops-per-chip",
-        );
-    }
+    let work = work(request, &known.model, precision, &mut assume);
+    let wanted = wanted(request, calibration, &mut assume);
+    let is_batch_free = request.batch.is_none();
+    let asked = Search { work, is_batch_free, chip: &request.chip, chips: known.chips, states, wanted };
+    let found = search(&asked, calibration)?;
     let work =
         Work { batch: found.batch, micro_batch: found.micro_batch, recompute: found.recompute, ..work };
     let factor = request.stage.passes();
-    let steps = (known.tokens / work.tokens()).max(1.0);
-    let model_flops = work.model_flops() * factor * known.tokens / work.tokens();
-    let hardware_flops = work.hardware_flops() * factor * known.tokens / work.tokens();
+    let steps = known.tokens / work.tokens();
+    let (model_flops, hardware_flops) = (work.model_flops() * factor, work.hardware_flops() * factor);
     let step_seconds = match request.speed {
         Speed::Predicted => found.step.seconds() * factor,
-        Speed::PerChip(speed) => hardware_flops / steps / (known.chips * speed),
-        Speed::Share(share) => model_flops / steps / (known.chips * peak * share),
+        Speed::PerChip(speed) => hardware_flops / (known.chips * speed),
+        Speed::Share(share) => model_flops / (known.chips * peak * share),
     };
-    let training = step_seconds * known.tokens / work.tokens();
-    let rollout =
+    let rollout_seconds =
         stages::rollout_seconds(request, &known.model, known.chips, known.tokens, calibration, &mut assume)?;
     let reliability = reliability(request, known.chips, &mut assume);
+    // A checkpoint holds 16-bit weights, master weights and two moments.
     let state_bytes = match trained {
         Trained::All => known.model.parameters() * 14.0,
         Trained::Adapters(parameters) => parameters * 14.0,
@@ -355,18 +310,18 @@ fn forward(request: &Request, known: Known, calibration: &Calibration) -> Result
         chip: request.chip.clone(),
         chips: known.chips,
         tokens: known.tokens,
-        sequence,
+        sequence: work.sequence,
         found,
         precision,
         program: work.program,
         states,
         trained,
-        model_flops,
-        hardware_flops,
+        model_flops: model_flops * steps,
+        hardware_flops: hardware_flops * steps,
         step_seconds,
         steps,
-        busy_seconds: training + rollout,
-        rollout_seconds: rollout,
+        busy_seconds: step_seconds * steps + rollout_seconds,
+        rollout_seconds,
         course: course(&reliability, known.chips, state_bytes),
         price,
         speed: request.speed,
@@ -374,6 +329,67 @@ fn forward(request: &Request, known: Known, calibration: &Calibration) -> Result
         assumptions,
         model: known.model,
     })
+}
+
+/// A step's work, its micro-batch and recomputation still to be searched.
+fn work<'a>(
+    request: &Request,
+    model: &'a Architecture,
+    precision: Precision,
+    assume: &mut impl FnMut(String, &str),
+) -> Work<'a> {
+    let sequence = request.sequence.unwrap_or_else(|| {
+        let sequence = if model.parameters() < 3e9 { 2_048.0 } else { 4_096.0 };
+        assume(format!("sequences of {sequence} tokens"), "usual today; --seq-len");
+        sequence
+    });
+    let batch = request.batch.unwrap_or_else(|| {
+        let batch = usual_batch(model, sequence, request.stage);
+        let text =
+            format!("about {} sequences ({} tokens) a step", three(batch), show_count(batch * sequence));
+        let source = match request.stage {
+            Stage::Pretrain => {
+                "2 M tokens · (parameters / 7 B)^0.4, near GPT-3's and Llama's; --global-batch"
+            }
+            _ => "usual in fine-tuning; --global-batch",
+        };
+        assume(text, source);
+        batch
+    });
+    Work {
+        model,
+        sequence,
+        batch,
+        micro_batch: request.wanted.micro_batch.unwrap_or(1.0),
+        recompute: request.wanted.recompute.unwrap_or(Recompute::None),
+        precision,
+        program: Program::MODERN,
+        trained: request.method.states(model).1,
+        recomputed_share: 0.0,
+        extra_layers: 0.0,
+    }
+}
+
+/// What is decided of the split, with what the speed that is given or predicted brings along.
+fn wanted(request: &Request, calibration: &Calibration, assume: &mut impl FnMut(String, &str)) -> Wanted {
+    let mut wanted = request.wanted;
+    if matches!(request.speed, Speed::PerChip(_)) && wanted.recompute.is_none() {
+        // Published throughputs of this kind count it: 8 · parameters · tokens / speed.
+        wanted.recompute = Some(Recompute::Full);
+        assume(
+            "the speed given counts operations that full recomputation does twice (8 a parameter and token)"
+                .to_owned(),
+            "as Narayanan et al. 2021, section 5.1, count; say --recompute none where it counts the model's alone (6)",
+        );
+    }
+    let (share, is_calibrated) = calibration.products_of(&request.chip);
+    if request.speed == Speed::Predicted && !is_calibrated {
+        assume(
+            format!("products reach {:.0} % of the peak", 100.0 * share),
+            "no published run of this class of chip is in the calibration: the mean of the others; --mfu or --tflops-per-chip",
+        );
+    }
+    wanted
 }
 
 fn precision(request: &Request, assume: &mut impl FnMut(String, &str)) -> Precision {

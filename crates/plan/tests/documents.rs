@@ -110,8 +110,13 @@ impl Document {
         for set in [Set::Fitted, Set::HeldOut, Set::More] {
             let (ours, constant) = published::medians(&rows, set);
             let count = rows.iter().filter(|row| row.set == set).count();
-            let _ =
-                writeln!(table, "| {} | {count} | {:.1} % | {:.1} % |", self.set(set), 100.0 * ours, 100.0 * constant);
+            let _ = writeln!(
+                table,
+                "| {} | {count} | {:.1} % | {:.1} % |",
+                self.set(set),
+                100.0 * ours,
+                100.0 * constant
+            );
         }
         table
     }
@@ -138,7 +143,12 @@ impl Document {
         let mut table = format!("{}\n|---|---|---|---|\n", self.memory);
         for row in published::memory() {
             let (published, computed) = (row.published_gb, row.computed_gb);
-            let _ = writeln!(table, "| {} | {published:.1} | {computed:.1} | {:+.0} % |", row.name, 100.0 * row.error());
+            let _ = writeln!(
+                table,
+                "| {} | {published:.1} | {computed:.1} | {:+.0} % |",
+                row.name,
+                100.0 * row.error()
+            );
         }
         table
     }
@@ -175,7 +185,8 @@ impl Document {
         let (mut rest, mut written, mut rendered) = (text, Vec::new(), String::new());
         while let Some((before, after)) = rest.split_once(BEGIN) {
             let (name, after) = after.split_once(" -->\n").expect("a marker ends on its line");
-            let (_, after) = after.split_once(END).unwrap_or_else(|| panic!("the table {name} lacks `{END}`"));
+            let (_, after) =
+                after.split_once(END).unwrap_or_else(|| panic!("the table {name} lacks `{END}`"));
             let _ = write!(rendered, "{before}{BEGIN}{name} -->\n{}{END}", self.table(name));
             written.push(name);
             rest = after;
@@ -195,7 +206,11 @@ fn tables_are_what_the_code_computes() {
         if std::env::var_os("TAOYE_WRITE_DOCS").is_some() {
             std::fs::write(&path, &rendered).unwrap();
         } else {
-            assert!(rendered == text, "{}: its tables are not what the code computes; run `cargo xtask docs`", document.path);
+            assert!(
+                rendered == text,
+                "{}: its tables are not what the code computes; run `cargo xtask docs`",
+                document.path
+            );
         }
     }
 }

@@ -2,7 +2,7 @@
 
 mod plan;
 
-pub use plan::{
+pub use self::plan::{
     MethodFlag, Plan, PlanChips, PlanCommand, PlanForecast, PlanServe, PlanTrain, RecomputeFlag, StageFlag,
 };
 

@@ -24,7 +24,7 @@ pub enum PlanCommand {
     /// assumption is shown. Numbers take units: 70B, 1.4T, 1PB, 10d, 6千亿.
     Train(Box<PlanTrain>),
     /// Memory, chips, tokens a second and money of serving a model
-    Serve(PlanServe),
+    Serve(Box<PlanServe>),
     /// The catalogue of chips, each figure with its source
     Chips(PlanChips),
     /// The growth of compute that a portfolio of organisations demands

@@ -40,7 +40,7 @@ fn figures(chip: &Chip) -> Vec<(String, &'static str, &Figure)> {
 fn table(chips: &[&Chip]) -> String {
     let number = |figure: Option<&Figure>| figure.and_then(Figure::value).map_or("–".to_owned(), three);
     let mut text = format!(
-        "{:<16} {:>7} {:>7} {:>7} {:>7} {:>7} {:>6} {:>8} {:>6}   –: not published\n{:<16} {:>31} {:>7} {:>7} {:>6} {:>8} {:>6}",
+        "{:<16} {:>7} {:>7} {:>7} {:>7} {:>7} {:>6} {:>8} {:>6}   –: not published\n{:<16} {:>31} {:>7} {:>6} {:>8}",
         "chip",
         "bf16",
         "fp16",
@@ -54,9 +54,7 @@ fn table(chips: &[&Chip]) -> String {
         "TFLOP/s, dense",
         "GB",
         "",
-        "GB/s",
-        "",
-        ""
+        "GB/s"
     );
     for chip in chips {
         let peak = |kind| number(chip.peak.get(&kind));

@@ -3,7 +3,7 @@
 use crate::context::Context;
 use anyhow::Result;
 use plan::calibration::Calibration;
-use plan::published::{self, Set};
+use plan::published::{self, Comparison, Length, Memory, Set};
 use serde_json::{Value, json};
 use std::fmt::Write;
 
@@ -62,6 +62,11 @@ pub fn run(context: &Context) -> Result<()> {
             100.0 * row.error()
         );
     }
+    context.print(&text, &json_of(&rows, &lengths, &memory));
+    Ok(())
+}
+
+fn json_of(rows: &[Comparison], lengths: &[Length], memory: &[Memory]) -> Value {
     let rows: Vec<Value> = rows
         .iter()
         .map(|row| {
@@ -79,8 +84,7 @@ pub fn run(context: &Context) -> Result<()> {
         .iter()
         .map(|row| json!({ "name": row.name, "published_gb": row.published_gb, "computed_gb": row.computed_gb, "source": row.source }))
         .collect();
-    context.print(&text, &json!({ "runs": rows, "lengths": lengths, "memory": memory }));
-    Ok(())
+    json!({ "runs": rows, "lengths": lengths, "memory": memory })
 }
 
 fn set_name(set: Set) -> &'static str {
