@@ -339,8 +339,8 @@ fn work<'a>(
     assume: &mut impl FnMut(String, &str),
 ) -> Work<'a> {
     let sequence = request.sequence.unwrap_or_else(|| {
-        let sequence = if model.parameters() < 3e9 { 2_048.0 } else { 4_096.0 };
-        assume(format!("sequences of {sequence} tokens"), "usual today; --seq-len");
+        let sequence = if model.parameters() < 3e9 || !model.is_gated { 2_048.0 } else { 4_096.0 };
+        assume(format!("sequences of {sequence} tokens"), "usual for models of this kind; --seq-len");
         sequence
     });
     let batch = request.batch.unwrap_or_else(|| {

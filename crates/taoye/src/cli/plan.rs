@@ -65,7 +65,7 @@ pub struct PlanTrain {
     /// Share of the peak by the model's operations, instead of a predicted speed
     #[arg(long, value_name = "SHARE")]
     pub mfu: Option<f64>,
-    /// Tokens of a sequence [default: 2,048 below 3B parameters, else 4,096]
+    /// Tokens of a sequence [default: 4,096, or 2,048 for small and ungated models]
     #[arg(long, value_name = "N")]
     pub seq_len: Option<String>,
     /// Sequences of a step [default: near what models of this size were trained with]
