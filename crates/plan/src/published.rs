@@ -1,7 +1,7 @@
 //! Published training runs, and how far the planner is from them.
 //!
 //! Each row of `data/runs.toml` tells what was measured, by which configuration, and where that stands. Rows are fitted,
-//! held out, or looked up later; only fitted ones may move the calibration. It must not correct a row that fits badly.
+//! held out, or further runs; only fitted ones may move the calibration. It must not correct a row that fits badly.
 
 mod days;
 mod fit;
@@ -28,9 +28,9 @@ const CHIPS: &str = include_str!("../data/runs-chips.toml");
 pub enum Set {
     /// The calibration is fitted to it.
     Fitted,
-    /// Chosen with the fitted ones, predicted only.
+    /// Never in a fit.
     HeldOut,
-    /// Looked up when the calibration stood.
+    /// Further runs, never in a fit either.
     More,
 }
 
