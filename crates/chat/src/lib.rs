@@ -15,7 +15,7 @@ use std::ops::ControlFlow;
 
 pub use answer::{AnswerEvent, AnswerId, OnAnswer};
 pub use completion::{CompletionReply, CompletionRequest, Prompt};
-pub use engine::{Sampling, Statistics};
+pub use engine::{Dry, Sampling, Statistics};
 pub use error::{Error, Result};
 pub use local::{Local, LocalOptions};
 pub use stop::StopStrings;
@@ -75,6 +75,10 @@ pub struct AnswerOptions {
     pub sampling: Sampling,
     /// The answer ends before the first of these that it would contain.
     pub stop: Vec<String>,
+    /// It also ends before any of these ids.
+    pub stop_ids: Vec<u32>,
+    /// Whether it goes on where the model would end it; stop strings and `stop_ids` still end it.
+    pub ignore_end: bool,
     /// `Some(n)`: log-probabilities for every token of the answer, and the `n` most probable tokens there.
     pub logprobs: Option<usize>,
 }

@@ -19,6 +19,8 @@ pub struct LocalOptions {
     pub name: Option<String>,
     /// A PEFT folder whose adapters are merged into the weights, if any.
     pub adapter: Option<PathBuf>,
+    /// A smaller model with the same tokenizer that guesses tokens ahead, if any; it changes no answer.
+    pub draft: Option<PathBuf>,
     /// The engine's limits.
     pub engine: engine::Options,
     /// How the weights are read.
@@ -46,13 +48,23 @@ impl Local {
     pub fn load(folder: &Path, device: Device, options: LocalOptions) -> Result<Self> {
         let failed = |reason: String| Error::Load { folder: folder.to_owned(), reason };
         let tokenizer = Tokenizer::load(folder).map_err(|error| failed(error.to_string()))?;
+        let draft = options.draft.as_deref().map(|folder| {
+            let loaded =
+                Engine::load(folder, device.clone(), options.engine.clone(), options.loading.clone());
+            loaded.map_err(|error| Error::Load { folder: folder.to_owned(), reason: error.to_string() })
+        });
+        let draft = draft.transpose()?;
         let engine = match &options.adapter {
             None => Engine::load(folder, device, options.engine, options.loading),
             Some(adapter) => Engine::load_merged(folder, adapter, device, options.engine),
         };
         let engine = engine.map_err(|error| failed(error.to_string()))?;
+        let scheduler = match draft {
+            None => Scheduler::new(engine),
+            Some(draft) => Scheduler::with_draft(engine, draft).map_err(|error| failed(error.to_string()))?,
+        };
         let name = options.name.unwrap_or_else(|| folder_name(folder));
-        Self::new(name, tokenizer, engine).map_err(|error| match error {
+        Self::with_scheduler(name, tokenizer, scheduler).map_err(|error| match error {
             Error::Conversation(reason) => failed(reason),
             other => other,
         })
@@ -64,6 +76,11 @@ impl Local {
     /// [`Error::Conversation`] where the tokenizer has more ids than the model or its chat template does not
     /// compile.
     pub fn new(name: String, tokenizer: Tokenizer, engine: Engine) -> Result<Self> {
+        Self::with_scheduler(name, tokenizer, Scheduler::new(engine))
+    }
+
+    fn with_scheduler(name: String, tokenizer: Tokenizer, scheduler: Scheduler) -> Result<Self> {
+        let engine = scheduler.engine();
         let (ids, vocabulary) = (tokenizer.vocab_size(), engine.config().vocab_size);
         if ids > vocabulary {
             return Err(Error::Conversation(format!(
@@ -77,7 +94,7 @@ impl Local {
         stop_ids.extend(ends.into_iter().flatten().chain(tokenizer.end_ids().iter().copied()));
         stop_ids.sort_unstable();
         stop_ids.dedup();
-        let (tokenizer, scheduler) = (Arc::new(tokenizer), Scheduler::new(engine));
+        let tokenizer = Arc::new(tokenizer);
         let (answers, undelivered) = (Vec::new(), Vec::new());
         Ok(Self { name, tokenizer, template, scheduler, stop_ids, answers, undelivered })
     }
@@ -247,11 +264,14 @@ impl Local {
         if max_tokens > left {
             return Err(Error::ContextLength { prompt_tokens, answer_tokens: max_tokens, context_tokens });
         }
+        let mut stop_ids = if options.ignore_end { Vec::new() } else { self.stop_ids.clone() };
+        stop_ids.extend_from_slice(&options.stop_ids);
         Ok(engine::Request {
             prompt,
             max_tokens,
             sampling: options.sampling.clone(),
-            stop_ids: self.stop_ids.clone(),
+            stop_ids,
+            constraint: None,
             logprobs: options.logprobs,
             prompt_logprobs: None,
         })

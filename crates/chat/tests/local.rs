@@ -42,7 +42,7 @@ fn ask(text: &str, options: AnswerOptions) -> ChatRequest {
 }
 
 fn sampled(seed: u64, max_tokens: usize) -> AnswerOptions {
-    let sampling = Sampling { temperature: 1.0, top_k: 0, top_p: 1.0, seed };
+    let sampling = Sampling { temperature: 1.0, top_k: 0, top_p: 1.0, seed, ..Sampling::default() };
     AnswerOptions { max_tokens: Some(max_tokens), sampling, ..AnswerOptions::default() }
 }
 
@@ -182,6 +182,42 @@ fn step(model: &mut Local, found: &mut Vec<(AnswerId, String, Option<Reply>)>) {
         }
         ControlFlow::Continue(())
     });
+}
+
+#[test]
+fn a_draft_model_changes_no_answer_and_one_that_does_not_load_is_named() {
+    let (base, mut model) = (folder(), local());
+    let load = |draft: &std::path::Path| {
+        let device = Device::cpu(1, Isa::detect()).unwrap();
+        Local::load(
+            base.path(),
+            device,
+            LocalOptions { draft: Some(draft.into()), ..LocalOptions::default() },
+        )
+    };
+    let mut guessing = load(base.path()).unwrap();
+    for text in ["clay", "ore", "陶冶", "a"] {
+        let options = AnswerOptions { max_tokens: Some(40), ignore_end: true, ..AnswerOptions::default() };
+        let request = ask(text, options);
+        let reply = model.reply(&request, &mut |_| ControlFlow::Continue(())).unwrap();
+        assert_eq!(guessing.reply(&request, &mut |_| ControlFlow::Continue(())).unwrap(), reply);
+    }
+    assert!(guessing.statistics().guessed_tokens > 20);
+    let empty = tempfile::tempdir().unwrap();
+    let message = load(empty.path()).err().unwrap().to_string();
+    assert!(message.contains(&empty.path().display().to_string()), "{message}");
+}
+
+#[test]
+fn ids_that_end_answers_and_answers_that_do_not_end() {
+    let mut model = local();
+    let options = AnswerOptions { ignore_end: true, ..sampled(3, 100) };
+    let long = model.reply(&ask("ore", options), &mut |_| ControlFlow::Continue(())).unwrap();
+    assert_eq!((long.usage.completion_tokens, long.finish), (100, FinishReason::Length));
+    let stop_ids = (0..model.tokenizer().vocab_size() as u32).collect();
+    let options = AnswerOptions { stop_ids, ignore_end: true, ..sampled(3, 100) };
+    let none = model.reply(&ask("ore", options), &mut |_| ControlFlow::Continue(())).unwrap();
+    assert_eq!((none.usage.completion_tokens, none.finish), (0, FinishReason::Stop));
 }
 
 #[test]

@@ -35,6 +35,9 @@ pub struct Options {
     /// Whether a [`crate::Scheduler`] keeps pages for later requests that begin alike, as long as nobody else
     /// needs them.
     pub prefix_cache: bool,
+    /// Ids that a [`crate::Scheduler`] guesses ahead and checks in one step at most, all answers together; 0 guesses
+    /// none. Guesses change no answer.
+    pub guess_rows: usize,
 }
 
 /// In which type a model's weights are held in memory.
@@ -76,6 +79,7 @@ impl Default for Options {
             context_tokens: None,
             kv_type: KvType::F32,
             prefix_cache: true,
+            guess_rows: 16,
         }
     }
 }
@@ -339,6 +343,16 @@ impl Engine {
         if prompt_tokens.saturating_add(request.max_tokens) > context_tokens {
             let generated_tokens = request.max_tokens;
             return Err(Error::ContextLength { prompt_tokens, generated_tokens, context_tokens });
+        }
+        let vocabulary = self.config().vocab_size;
+        let mut biased = request.sampling.logit_bias.iter().map(|&(id, _)| id);
+        if let Some(id) = biased.find(|&id| id as usize >= vocabulary) {
+            let allowed = "given for ids of the model's vocabulary";
+            return Err(Error::Parameter {
+                name: "logit_bias",
+                value: format!("given for id {id}"),
+                allowed,
+            });
         }
         self.check_ids(&request.prompt, 0)
     }

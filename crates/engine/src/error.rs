@@ -106,6 +106,25 @@ pub enum Error {
         /// Ids in the sequence before the one that was to be predicted.
         position: usize,
     },
+    /// A constraint that lets nothing follow, or an id that it did not allow.
+    #[error("after {position} tokens the answer cannot go on within its constraint: {reason}")]
+    Constraint {
+        /// Ids in the sequence before the one that was to be chosen.
+        position: usize,
+        /// What the constraint says.
+        reason: String,
+    },
+    /// A model that was to guess for another one with other ids.
+    #[error(
+        "the draft model's vocabulary has {draft_vocabulary} ids and the model's {vocabulary}; a draft model needs the \
+         tokenizer of the model that it guesses for"
+    )]
+    Vocabularies {
+        /// Ids of the model.
+        vocabulary: usize,
+        /// Ids of the draft model.
+        draft_vocabulary: usize,
+    },
     /// The model's folder cannot be read.
     #[error(transparent)]
     Model(#[from] model::Error),

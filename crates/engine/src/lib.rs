@@ -8,6 +8,8 @@
 //! This crate must not know text, messages, templates or HTTP.
 
 mod cache;
+mod constraint;
+mod durations;
 mod encoder;
 mod engine;
 mod error;
@@ -22,13 +24,14 @@ mod scheduler;
 mod sequence;
 mod weights;
 
+pub use constraint::{Constraint, Mask};
+pub use durations::Durations;
 pub use encoder::{Encoder, Pooling};
 pub use engine::{Engine, Loading, Logits, Memory, Options, Rows, WeightType};
 pub use error::{Error, Result};
 pub use generate::OnToken;
 pub use pages::{PagePool, PageTable};
-pub use request::{Completion, Finish, FinishReason, LogProb, Request, Sampling, Token, TokenLogProbs};
-pub use sampler::Sampler;
+pub use request::{Completion, Dry, Finish, FinishReason, LogProb, Request, Sampling, Token, TokenLogProbs};
 pub use scheduler::{Event, OnEvent, Scheduler, Statistics, Ticket};
 pub use sequence::{Chunk, LogitRows, Sequence};
 pub use tensor::kernels::attention::KvType;

@@ -1,8 +1,13 @@
 //! What is asked of the engine and what it answers, in ids. Knows no text.
 
-use crate::{Error, Result};
+use crate::{Constraint, Error, Result};
 
 /// How the next id is chosen from the logits.
+///
+/// In this order: [`Sampling::logit_bias`], the three penalties and [`Sampling::dry`] change logits; a
+/// [`crate::Constraint`] forbids ids; the temperature is applied; then `min_p`, `top_k`, `typical_p` and `top_p`
+/// each leave out ids, with the probabilities of what the ones before have left. At temperature 0 only the
+/// first two steps matter.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sampling {
     /// Logits are divided by this before the softmax; 0 takes the most probable id (the lowest of equals).
@@ -11,13 +16,57 @@ pub struct Sampling {
     pub top_k: usize,
     /// Only the fewest most probable ids whose probabilities sum to at least this may be drawn; 1 means all.
     pub top_p: f32,
+    /// Only ids at least this many times as probable as the most probable one may be drawn; 0 means all.
+    pub min_p: f32,
+    /// Only the fewest ids whose -ln p is nearest to the entropy and whose probabilities sum to at least this may
+    /// be drawn; 1 means all (Meister et al., Locally Typical Sampling, 2023).
+    pub typical_p: f32,
+    /// Positive logits of ids that the prompt or the answer has are divided by this, negative ones multiplied
+    /// with it; 1 changes nothing (Keskar et al., CTRL, 2019, section 4.1).
+    pub repetition_penalty: f32,
+    /// Taken off the logits of ids that the answer has.
+    pub presence_penalty: f32,
+    /// Taken off the logits of ids that the answer has, once for each time.
+    pub frequency_penalty: f32,
+    /// Added to the logits of these ids.
+    pub logit_bias: Vec<(u32, f32)>,
+    /// What keeps sequences of ids from being repeated.
+    pub dry: Option<Dry>,
     /// The same seed, prompt and settings give the same ids.
     pub seed: u64,
 }
 
+/// "Don't repeat yourself": an id that would continue a repetition of `n ≥ allowed_length` ids loses
+/// `multiplier · base^(n - allowed_length)` from its logit (p-e-w, text-generation-webui pull request 5677).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Dry {
+    /// Above 0.
+    pub multiplier: f32,
+    /// At least 1.
+    pub base: f32,
+    /// Repetitions shorter than this cost nothing; at least 1.
+    pub allowed_length: usize,
+    /// Only so many of the last ids are looked at; 0 means all.
+    pub last_n: usize,
+    /// Ids that no repetition goes across.
+    pub breakers: Vec<u32>,
+}
+
 impl Default for Sampling {
     fn default() -> Self {
-        Self { temperature: 0.0, top_k: 0, top_p: 1.0, seed: 0 }
+        Self {
+            temperature: 0.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            typical_p: 1.0,
+            repetition_penalty: 1.0,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            logit_bias: Vec::new(),
+            dry: None,
+            seed: 0,
+        }
     }
 }
 
@@ -30,19 +79,45 @@ impl Sampling {
     /// # Errors
     /// [`Error::Parameter`] where a value is outside its range.
     pub fn check(&self) -> Result<()> {
-        if !self.temperature.is_finite() || self.temperature < 0.0 {
-            let value = self.temperature.to_string();
-            return Err(Error::Parameter {
-                name: "temperature",
-                value,
-                allowed: "a finite number, 0 or more",
-            });
+        let finite = |x: f32| x.is_finite();
+        let share = |x: f32| x > 0.0 && x <= 1.0;
+        type Rule<'a> = (&'static str, f32, &'a dyn Fn(f32) -> bool, &'static str);
+        let mut rules: Vec<Rule<'_>> = vec![
+            ("temperature", self.temperature, &|x| x.is_finite() && x >= 0.0, "a finite number, 0 or more"),
+            ("top_p", self.top_p, &share, "above 0 and at most 1"),
+            ("min_p", self.min_p, &|x| (0.0..=1.0).contains(&x), "from 0 to 1"),
+            ("typical_p", self.typical_p, &share, "above 0 and at most 1"),
+            (
+                "repetition_penalty",
+                self.repetition_penalty,
+                &|x| x.is_finite() && x > 0.0,
+                "a finite number above 0",
+            ),
+            ("presence_penalty", self.presence_penalty, &finite, "a finite number"),
+            ("frequency_penalty", self.frequency_penalty, &finite, "a finite number"),
+        ];
+        rules.extend(
+            self.logit_bias
+                .iter()
+                .map(|&(_, bias)| -> Rule<'_> { ("logit_bias", bias, &finite, "finite numbers") }),
+        );
+        if let Some(dry) = &self.dry {
+            let long_enough = dry.allowed_length as f32;
+            rules.push((
+                "dry_multiplier",
+                dry.multiplier,
+                &|x| x.is_finite() && x > 0.0,
+                "a finite number above 0",
+            ));
+            rules.push(("dry_base", dry.base, &|x| x.is_finite() && x >= 1.0, "a finite number, 1 or more"));
+            rules.push(("dry_allowed_length", long_enough, &|x| x >= 1.0, "1 or more"));
         }
-        if !(self.top_p > 0.0 && self.top_p <= 1.0) {
-            let value = self.top_p.to_string();
-            return Err(Error::Parameter { name: "top_p", value, allowed: "above 0 and at most 1" });
+        match rules.into_iter().find(|(_, value, allows, _)| !allows(*value)) {
+            Some((name, value, _, allowed)) => {
+                Err(Error::Parameter { name, value: value.to_string(), allowed })
+            }
+            None => Ok(()),
         }
-        Ok(())
     }
 }
 
@@ -57,6 +132,8 @@ pub struct Request {
     pub sampling: Sampling,
     /// Ids that end the answer. The id that ended it is not among the tokens given out.
     pub stop_ids: Vec<u32>,
+    /// What the answer may consist of; `None`: anything.
+    pub constraint: Option<Box<dyn Constraint>>,
     /// `Some(n)`: log-probabilities for every generated id, and those of the `n` most probable ids there.
     pub logprobs: Option<usize>,
     /// `Some(n)`: the same for the prompt's ids, in [`crate::Event::Prompt`].

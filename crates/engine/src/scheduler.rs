@@ -7,14 +7,18 @@
 //! youngest answer gives its pages back and computes them anew later. None of this changes an answer.
 
 mod answer;
+mod draft;
 mod plan;
 
 use std::ops::ControlFlow;
 
-use answer::Answer;
+use answer::{Answer, Scratch};
+use draft::DraftModel;
 
 use crate::prefix::{Found, PrefixTree, Root};
-use crate::{Chunk, Engine, Error, Finish, FinishReason, Request, Result, Sequence, Token, TokenLogProbs};
+use crate::{
+    Chunk, Durations, Engine, Error, Finish, FinishReason, Request, Result, Sequence, Token, TokenLogProbs,
+};
 
 /// A request that a scheduler has taken; never used twice, ascending.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -64,6 +68,12 @@ pub struct Statistics {
     pub cached_prompts: u64,
     /// Tokens that were generated and handed out.
     pub generated_tokens: u64,
+    /// How long it took to find the ids that a constraint allows, for one id of one answer.
+    pub masks: Durations,
+    /// Ids that were guessed ahead and checked.
+    pub guessed_tokens: u64,
+    /// Of these, ids that were right.
+    pub right_tokens: u64,
     /// Times that an answer gave its pages back to older ones.
     pub preemptions: u64,
 }
@@ -72,6 +82,7 @@ pub struct Statistics {
 pub struct Scheduler {
     engine: Engine,
     prefixes: PrefixTree,
+    draft: Option<DraftModel>,
     /// What steps, the oldest ticket first. Beside `answers`, since a step takes chunks that lie side by
     /// side.
     chunks: Vec<Chunk>,
@@ -84,6 +95,7 @@ pub struct Scheduler {
     /// Room for a look-up and for the order of prompts.
     found: Found,
     order: Vec<usize>,
+    scratch: Scratch,
 }
 
 impl Scheduler {
@@ -93,6 +105,7 @@ impl Scheduler {
         Self {
             engine,
             prefixes,
+            draft: None,
             chunks: Vec::new(),
             answers: Vec::new(),
             waiting: Vec::new(),
@@ -101,7 +114,20 @@ impl Scheduler {
             counts: Statistics::default(),
             found: Found::default(),
             order: Vec::new(),
+            scratch: Scratch::default(),
         }
+    }
+
+    /// A scheduler whose ids are guessed ahead by a smaller model with the same vocabulary.
+    ///
+    /// # Errors
+    /// [`Error::Vocabularies`] where the vocabularies differ in size.
+    pub fn with_draft(engine: Engine, draft: Engine) -> Result<Self> {
+        let (vocabulary, draft_vocabulary) = (engine.config().vocab_size, draft.config().vocab_size);
+        if vocabulary != draft_vocabulary {
+            return Err(Error::Vocabularies { vocabulary, draft_vocabulary });
+        }
+        Ok(Self { draft: Some(DraftModel::new(draft)), ..Self::new(engine) })
     }
 
     /// The engine.
@@ -162,6 +188,7 @@ impl Scheduler {
         self.waiting.clear();
         self.undelivered.clear();
         self.prefixes.clear();
+        self.draft.iter_mut().for_each(DraftModel::forget_all);
     }
 
     /// Whether there is nothing to do.
@@ -179,6 +206,7 @@ impl Scheduler {
             pages_total: pages.total(),
             pages_used: pages.total() - pages.free() - pages_cached,
             pages_cached,
+            masks: self.scratch.masks,
             ..self.counts
         }
     }
@@ -197,7 +225,7 @@ impl Scheduler {
     }
 
     fn advance(&mut self, on: OnEvent<'_>) {
-        let Self { engine, prefixes, chunks, answers, counts, .. } = self;
+        let Self { engine, prefixes, chunks, answers, counts, scratch, .. } = self;
         let keeps = engine.options().prefix_cache;
         let logits = engine
             .step(chunks)
@@ -206,7 +234,8 @@ impl Scheduler {
         for (index, (answer, chunk)) in answers.iter_mut().zip(chunks).enumerate() {
             let (filled, generated) = (answer.prefilling && chunk.rows > 0, answer.generated());
             counts.rows += chunk.rows as u64;
-            answer.receive(chunk, logits.of(index), on);
+            counts.guessed_tokens += answer.guessing.open as u64;
+            counts.right_tokens += answer.receive(chunk, logits.of(index), scratch, on) as u64;
             counts.generated_tokens += (answer.generated() - generated) as u64;
             if keeps && filled && !matches!(answer.ended, Some(Err(_))) {
                 remember(prefixes, &chunk.sequence);
@@ -241,6 +270,7 @@ impl Scheduler {
     fn leave(&mut self, index: usize) -> Answer {
         let chunk = self.chunks.remove(index);
         let answer = self.answers.remove(index);
+        self.draft.iter_mut().for_each(|draft| draft.forget(answer.ticket));
         if self.engine.options().prefix_cache && !matches!(answer.ended, Some(Err(_))) {
             remember(&mut self.prefixes, &chunk.sequence);
         }

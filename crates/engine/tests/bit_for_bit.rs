@@ -148,13 +148,14 @@ fn chunks_are_stuck(chunk: &Chunk, index: usize, round: usize) -> bool {
 #[test]
 fn a_batch_answers_as_each_request_alone() {
     let mut engine = Scheduler::new(engine(2, Isa::detect(), Family::Qwen3));
-    let sampled = |seed| Sampling { temperature: 0.9, top_k: 40, top_p: 0.95, seed };
+    let sampled = |seed| Sampling { temperature: 0.9, top_k: 40, top_p: 0.95, seed, ..Sampling::default() };
     let requests: Vec<Request> = (0..50u32)
         .map(|index| Request {
             prompt: ids(index, 1 + (index as usize * 37) % 190),
             max_tokens: 1 + (index as usize * 11) % 30,
             sampling: if index % 3 == 0 { Sampling::greedy() } else { sampled(u64::from(index)) },
             stop_ids: vec![7, 8],
+            constraint: None,
             logprobs: (index % 4 == 0).then_some(3),
             prompt_logprobs: (index % 5 == 0).then_some(2),
         })

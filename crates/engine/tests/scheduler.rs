@@ -4,17 +4,15 @@
 use std::ops::ControlFlow;
 
 use engine::{
-    Completion, Device, Engine, Error, Event, Finish, FinishReason, Isa, Options, Request, Sampling,
-    Scheduler, Ticket, Token, TokenLogProbs,
+    Completion, Constraint, Device, Engine, Error, Event, Finish, FinishReason, Isa, Mask, Options, Request,
+    Sampling, Scheduler, Ticket, Token, TokenLogProbs,
 };
 use model::{Config, Parameters};
 
 const VOCABULARY: u32 = 97;
 
-/// A small decoder whose answers depend on every id before; `damage` makes one row of the embedding table
-/// something that is no number.
-fn engine(options: Options, damage: Option<u32>) -> Engine {
-    let device = Device::cpu(1, Isa::detect()).unwrap();
+/// A small decoder whose answers depend on every id before; `change` is added to its weights.
+fn parameters(device: &Device, change: impl Fn(usize) -> f32) -> Parameters {
     let config = Config {
         kv_heads: 2,
         head_dim: 8,
@@ -22,16 +20,20 @@ fn engine(options: Options, damage: Option<u32>) -> Engine {
         max_positions: 512,
         ..Config::llama(VOCABULARY as usize, 24, 2, 4)
     };
-    let mut parameters = Parameters::init(&device, config, 5);
+    let mut parameters = Parameters::init(device, config, 5);
+    let weights = parameters.flat.data_mut().iter_mut().enumerate();
+    weights.for_each(|(index, weight)| *weight = *weight * 8.0 + 0.01 * (index % 7) as f32 + change(index));
+    parameters
+}
+
+/// With `damage`, one row of the embedding table is no number.
+fn engine(options: Options, damage: Option<u32>) -> Engine {
+    let device = Device::cpu(1, Isa::detect()).unwrap();
+    let mut parameters = parameters(&device, |_| 0.0);
     let embedding = parameters.decoder.layout().embedding();
-    let weights = parameters.flat.data_mut();
-    weights
-        .iter_mut()
-        .enumerate()
-        .for_each(|(index, weight)| *weight = *weight * 8.0 + 0.01 * (index % 7) as f32);
     if let Some(id) = damage {
         let row = id as usize * embedding.cols;
-        embedding.of_mut(weights)[row..row + embedding.cols].fill(f32::NAN);
+        embedding.of_mut(parameters.flat.data_mut())[row..row + embedding.cols].fill(f32::NAN);
     }
     Engine::new(parameters, device, options).unwrap()
 }
@@ -56,12 +58,19 @@ fn requests(draws: &mut Draws, count: usize) -> Vec<Request> {
             let stem = &stems[draws.below(stems.len())];
             let mut prompt = stem[..draws.below(stem.len() + 1)].to_vec();
             prompt.extend((0..1 + draws.below(90)).map(|_| draws.below(VOCABULARY as usize) as u32));
-            let sampling = Sampling { temperature: 1.0, top_k: 0, top_p: 0.95, seed: index as u64 };
+            let sampling = Sampling {
+                temperature: 1.0,
+                top_k: 0,
+                top_p: 0.95,
+                seed: index as u64,
+                ..Sampling::default()
+            };
             Request {
                 prompt,
                 max_tokens: draws.below(60),
                 sampling: if index % 2 == 0 { Sampling::greedy() } else { sampling },
                 stop_ids: vec![7],
+                constraint: None,
                 logprobs: (index % 4 == 0).then_some(2),
                 prompt_logprobs: (index % 5 == 0).then_some(1),
             }
@@ -97,7 +106,7 @@ impl Heard {
 
 /// Each request by itself, nothing cached.
 fn alone(requests: &[Request]) -> Vec<Completion> {
-    let options = Options { prefix_cache: false, max_pages: Some(16), ..Options::default() };
+    let options = Options { prefix_cache: false, guess_rows: 0, max_pages: Some(16), ..Options::default() };
     let mut scheduler = Scheduler::new(engine(options, None));
     requests
         .iter()
@@ -110,18 +119,24 @@ fn arrival_pages_and_company_change_no_answer() {
     let mut draws = Draws(3);
     let requests = requests(&mut draws, 40);
     let expected = alone(&requests);
-    let mut preemptions = 0;
-    for _ in 0..30 {
+    let mut counts = [0; 3];
+    for round in 0..30 {
         let options = Options {
             // The longest request needs six pages.
             max_pages: Some(6 + draws.below(12)),
             max_sequences: 1 + draws.below(9),
             step_rows: 1 + draws.below(150),
             prefix_cache: draws.below(4) > 0,
+            guess_rows: draws.below(30),
             ..Options::default()
         };
         let cached = options.prefix_cache;
-        let mut scheduler = Scheduler::new(engine(options.clone(), None));
+        let mut scheduler = match round % 3 {
+            0 => Scheduler::new(engine(options.clone(), None)),
+            1 => Scheduler::with_draft(engine(options.clone(), None), draft(60)).unwrap(),
+            // Too small for most, so that some answers have guesses and others none.
+            _ => Scheduler::with_draft(engine(options.clone(), None), draft(5)).unwrap(),
+        };
         let mut heard: Vec<(Ticket, usize, Heard)> = Vec::new();
         let mut left: Vec<usize> = (0..requests.len()).collect();
         let mut cancelled = Vec::new();
@@ -150,13 +165,104 @@ fn arrival_pages_and_company_change_no_answer() {
                 assert_eq!(heard.completion(), expected[index], "request {index} with {options:?}");
             }
         }
-        let counts = scheduler.statistics();
-        assert_eq!((counts.running, counts.waiting, counts.pages_used), (0, 0, 0));
-        assert_eq!(counts.pages_cached > 0, cached);
-        assert_eq!(counts.cached_tokens > 0, cached);
-        preemptions += counts.preemptions;
+        let found = scheduler.statistics();
+        assert_eq!((found.running, found.waiting, found.pages_used), (0, 0, 0));
+        assert_eq!(found.pages_cached > 0, cached);
+        assert_eq!(found.cached_tokens > 0, cached);
+        assert!(found.right_tokens <= found.guessed_tokens);
+        for (sum, value) in
+            counts.iter_mut().zip([found.preemptions, found.guessed_tokens, found.right_tokens])
+        {
+            *sum += value;
+        }
     }
-    assert!(preemptions > 30, "{preemptions}");
+    assert!(counts.iter().all(|&count| count > 30), "preemptions, guesses, right ones: {counts:?}");
+}
+
+/// A model that guesses as the damaged one of the same seed would go on: often right, not always.
+fn draft(pages: usize) -> Engine {
+    let options = Options { max_pages: Some(pages), ..Options::default() };
+    let device = Device::cpu(1, Isa::detect()).unwrap();
+    let parameters = parameters(&device, |index| if index % 50 == 0 { 0.02 } else { 0.0 });
+    Engine::new(parameters, device, options).unwrap()
+}
+
+#[test]
+fn guesses_that_are_right_save_steps_and_a_draft_model_must_have_the_same_ids() {
+    let request = Request { prompt: vec![5, 6, 7], max_tokens: 200, ..Request::default() };
+    let options = |guess_rows| Options { guess_rows, max_pages: Some(40), ..Options::default() };
+    let mut plain = Scheduler::new(engine(options(0), None));
+    let expected = plain.generate_batch(std::slice::from_ref(&request)).unwrap();
+    assert_eq!(plain.statistics().steps, 200);
+    let itself = engine(options(0), None);
+    let mut drafted = Scheduler::with_draft(engine(options(16), None), itself).unwrap();
+    assert_eq!(drafted.generate_batch(std::slice::from_ref(&request)).unwrap(), expected);
+    let counts = drafted.statistics();
+    assert_eq!(counts.right_tokens, counts.guessed_tokens, "the model guesses itself");
+    assert!(counts.steps < 200 / 6, "{counts:?}");
+
+    let device = Device::cpu(1, Isa::detect()).unwrap();
+    let other = Parameters::init(&device, Config::llama(50, 32, 1, 2), 1);
+    let other = Engine::new(other, device, Options::default()).unwrap();
+    let message = Scheduler::with_draft(engine(options(16), None), other).err().unwrap().to_string();
+    assert!(message.contains("vocabulary has 50 ids and the model's 97"), "{message}");
+}
+
+/// Lets an answer consist of ids that are one more or one less than the id before, and end after `left` of them.
+#[derive(Clone, Debug)]
+struct Neighbours {
+    last: u32,
+    left: usize,
+}
+
+const END: u32 = 7;
+
+impl Constraint for Neighbours {
+    fn allowed(&mut self, mask: &mut Mask) -> Result<(), String> {
+        let mut words = vec![0u32; VOCABULARY.div_ceil(32) as usize];
+        let ids = if self.left == 0 { vec![END] } else { vec![self.last + 1, self.last - 1] };
+        ids.into_iter().for_each(|id| words[id as usize / 32] |= 1 << (id % 32));
+        mask.set(&words);
+        Ok(())
+    }
+
+    fn accept(&mut self, id: u32) -> Result<(), String> {
+        (self.last, self.left) = (id, self.left.checked_sub(1).ok_or("nothing follows")?);
+        Ok(())
+    }
+
+    fn fork(&self) -> Box<dyn Constraint> {
+        Box::new(self.clone())
+    }
+}
+
+#[test]
+fn a_constraint_decides_over_every_id_with_guesses_and_without() {
+    let request = |seed: u64, temperature: f32| Request {
+        prompt: vec![50],
+        max_tokens: 40,
+        sampling: Sampling { temperature, seed, ..Sampling::default() },
+        stop_ids: vec![END],
+        constraint: Some(Box::new(Neighbours { last: 50, left: 20 })),
+        ..Request::default()
+    };
+    let requests: Vec<Request> = (0..12).map(|seed| request(seed, 0.3 * (seed % 4) as f32)).collect();
+    let answers = |guess_rows| {
+        let options = Options { guess_rows, max_pages: Some(40), ..Options::default() };
+        let mut scheduler = Scheduler::new(engine(options, None));
+        let mut answers = scheduler.generate_batch(&requests).unwrap();
+        answers.iter_mut().for_each(|answer| answer.finish.cached_tokens = 0);
+        (answers, scheduler.statistics().guessed_tokens)
+    };
+    let ((plain, none), (guessed, some)) = (answers(0), answers(16));
+    assert!(none == 0 && some > 20, "{some}");
+    assert_eq!(plain, guessed);
+    for answer in &plain {
+        let ids = [&[50][..], &answer.ids()].concat();
+        assert!(ids.windows(2).all(|pair| pair[0].abs_diff(pair[1]) == 1), "{ids:?}");
+        assert_eq!((ids.len(), answer.finish.reason), (21, FinishReason::StopId(END)));
+    }
+    assert!(plain.iter().any(|answer| answer.tokens != plain[0].tokens), "the seeds differ");
 }
 
 #[test]

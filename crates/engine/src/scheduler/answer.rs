@@ -1,11 +1,31 @@
 //! One request under way: from rows of logits to tokens, and how it ends. Knows neither pages nor company.
 
-use crate::sampler::highest;
+use std::time::Instant;
+
+use crate::sampler::{Room, Row, Sampler, highest};
+use crate::scheduler::draft::Guessing;
 use crate::scheduler::{Event, OnEvent, Ticket};
 use crate::{
-    Chunk, Error, Finish, FinishReason, LogProb, Request, Result, Rows, Sampler, Sequence, Token,
-    TokenLogProbs,
+    Chunk, Durations, Error, Finish, FinishReason, LogProb, Mask, Request, Result, Rows, Token, TokenLogProbs,
 };
+
+/// Room that answers use one after another, so that they do not allocate.
+#[derive(Default)]
+pub(super) struct Scratch {
+    room: Room,
+    mask: Mask,
+    /// How long masks took.
+    pub masks: Durations,
+    /// One row of log-probabilities, (vocabulary).
+    log_probs: Vec<f32>,
+}
+
+/// One row of a step.
+#[derive(Clone, Copy)]
+struct OfRow<'a> {
+    all: Rows<'a>,
+    logits: &'a [f32],
+}
 
 /// A request and what has been found for it.
 pub(super) struct Answer {
@@ -21,17 +41,16 @@ pub(super) struct Answer {
     pub cached_tokens: Option<usize>,
     /// How it ended.
     pub ended: Option<Result<FinishReason>>,
+    pub guessing: Guessing,
     sampler: Sampler,
     generated: usize,
     /// Of the prompt's ids but the first, as far as they are known; `None` once handed out.
     prompt_logprobs: Option<Vec<TokenLogProbs>>,
-    /// Room for one row of log-probabilities, (vocabulary).
-    log_probs: Vec<f32>,
 }
 
 impl Answer {
     pub fn new(ticket: Ticket, mut request: Request, rank: u64) -> Result<Self> {
-        let sampler = Sampler::new(request.sampling.clone())?;
+        let sampler = Sampler::new(request.sampling.clone(), &request.prompt)?;
         let prompt_tokens = std::mem::take(&mut request.prompt).len();
         Ok(Self {
             ticket,
@@ -40,10 +59,10 @@ impl Answer {
             prefilling: true,
             cached_tokens: None,
             ended: None,
+            guessing: Guessing::default(),
             sampler,
             generated: 0,
             prompt_logprobs: request.prompt_logprobs.map(|_| Vec::new()),
-            log_probs: Vec::new(),
             request,
         })
     }
@@ -66,93 +85,133 @@ impl Answer {
         }
     }
 
-    /// Takes a step's logits for this answer's chunk, (rows, vocabulary).
-    pub fn receive(&mut self, chunk: &mut Chunk, logits: Rows<'_>, on: OnEvent<'_>) {
-        if let Err(error) = self.read(chunk, logits, on) {
-            self.ended = Some(Err(error));
+    /// Takes a step's logits for this answer's chunk, (rows, vocabulary); how many guesses were right.
+    pub fn receive(
+        &mut self,
+        chunk: &mut Chunk,
+        logits: Rows<'_>,
+        scratch: &mut Scratch,
+        on: OnEvent<'_>,
+    ) -> usize {
+        match self.read(chunk, logits, scratch, on) {
+            Ok(right) => right,
+            Err(error) => {
+                self.ended = Some(Err(error));
+                0
+            }
         }
     }
 
-    fn read(&mut self, chunk: &mut Chunk, logits: Rows<'_>, on: OnEvent<'_>) -> Result<()> {
-        let first = chunk.sequence.computed() - logits.len();
-        for (offset, row) in logits.iter().enumerate() {
-            let predicted = first + offset + 1;
+    fn read(
+        &mut self,
+        chunk: &mut Chunk,
+        all: Rows<'_>,
+        scratch: &mut Scratch,
+        on: OnEvent<'_>,
+    ) -> Result<usize> {
+        let mut right = 0;
+        let first = chunk.sequence.computed() - all.len();
+        for (offset, logits) in all.iter().enumerate() {
+            let (row, predicted) = (OfRow { all, logits }, first + offset + 1);
             if predicted < self.prompt_tokens {
-                self.score((logits, row), chunk.sequence.ids()[predicted], predicted)?;
+                self.score(row, chunk.sequence.ids()[predicted], predicted, scratch)?;
                 continue;
             }
             if let Some(known) = self.prompt_logprobs.take() {
                 self.hand_out(Event::Prompt(known), on);
             }
-            if self.ended.is_none() && predicted == chunk.sequence.ids().len() {
-                self.choose((logits, row), &mut chunk.sequence, on)?;
+            if self.ended.is_some() {
+                break;
             }
+            // Where the sequence goes on, it does so with guesses.
+            let guess = chunk.sequence.ids().get(predicted).copied();
+            let found = self.choose(row, &chunk.sequence.ids()[..predicted], scratch, on)?;
+            if found.is_some() && found == guess && self.ended.is_none() {
+                right += 1;
+                continue;
+            }
+            chunk.sequence.truncate(predicted);
+            chunk.sequence.extend(found.as_slice());
+            break;
         }
-        Ok(())
+        self.guessing.checked(right);
+        Ok(right)
     }
 
     /// Notes the log-probability of the prompt's id at position `predicted`, where that was asked for.
-    fn score(&mut self, row: (Rows<'_>, &[f32]), id: u32, predicted: usize) -> Result<()> {
-        if let Some(mut known) = self.prompt_logprobs.take() {
-            let top = self.request.prompt_logprobs.unwrap_or(0);
-            known.push(self.log_probs_at(row, id, top, predicted)?);
-            self.prompt_logprobs = Some(known);
+    fn score(&mut self, row: OfRow<'_>, id: u32, predicted: usize, scratch: &mut Scratch) -> Result<()> {
+        let top = self.request.prompt_logprobs.unwrap_or(0);
+        if let Some(known) = &mut self.prompt_logprobs {
+            known.push(log_probs_at(row, (id, top), predicted, scratch)?);
         }
         Ok(())
     }
 
-    /// Chooses the next id from its row of logits and hands it out, unless it ends the answer.
+    /// Chooses the id after `ids` from its row of logits and hands it out; `None` where the answer ends before it.
     fn choose(
         &mut self,
-        (logits, row): (Rows<'_>, &[f32]),
-        sequence: &mut Sequence,
+        row: OfRow<'_>,
+        ids: &[u32],
+        scratch: &mut Scratch,
         on: OnEvent<'_>,
-    ) -> Result<()> {
+    ) -> Result<Option<u32>> {
         self.prefilling = false;
         if self.generated == self.request.max_tokens {
             self.ended = Some(Ok(FinishReason::Length));
-            return Ok(());
+            return Ok(None);
         }
-        let position = sequence.ids().len();
-        let id = self.sampler.pick(row, self.generated).ok_or(Error::NotFinite { position })?;
+        let position = ids.len();
+        let id = self.pick(row, ids, scratch)?;
         if self.request.stop_ids.contains(&id) {
             self.ended = Some(Ok(FinishReason::StopId(id)));
-            return Ok(());
+            return Ok(None);
+        }
+        self.sampler.accept(id);
+        if let Some(constraint) = &mut self.request.constraint {
+            constraint.accept(id).map_err(|reason| Error::Constraint { position, reason })?;
         }
         let logprobs = match self.request.logprobs {
-            Some(top) => Some(self.log_probs_at((logits, row), id, top, position)?),
+            Some(top) => Some(log_probs_at(row, (id, top), position, scratch)?),
             None => None,
         };
         let token = Token { id, index: self.generated, logprobs };
-        sequence.push(id);
         self.generated += 1;
         if self.generated == self.request.max_tokens {
             self.ended = Some(Ok(FinishReason::Length));
         }
         self.hand_out(Event::Token(token), on);
-        Ok(())
+        Ok(Some(id))
+    }
+
+    /// Guesses that could be checked at most: the answer's last id needs none after it.
+    pub fn guesses_max(&self) -> usize {
+        self.request.max_tokens.saturating_sub(self.generated + 1)
+    }
+
+    fn pick(&mut self, row: OfRow<'_>, ids: &[u32], scratch: &mut Scratch) -> Result<u32> {
+        let position = ids.len();
+        let Scratch { room, mask, masks, .. } = scratch;
+        let mask = match &mut self.request.constraint {
+            None => None,
+            Some(constraint) => {
+                let begin = Instant::now();
+                constraint.allowed(mask).map_err(|reason| Error::Constraint { position, reason })?;
+                masks.note(begin.elapsed());
+                Some(&*mask)
+            }
+        };
+        let constrained = mask.is_some();
+        let found = self.sampler.pick(Row { logits: row.logits, ids, mask }, self.generated, room);
+        found.ok_or_else(|| match constrained && row.logits.iter().all(|logit| logit.is_finite()) {
+            true => Error::Constraint { position, reason: "it allows no id".to_owned() },
+            false => Error::NotFinite { position },
+        })
     }
 
     fn hand_out(&mut self, event: Event, on: OnEvent<'_>) {
         if on(self.ticket, event).is_break() {
             self.ended = Some(Ok(FinishReason::Cancelled));
         }
-    }
-
-    /// The log-probability of `id` and the `top` highest, from the logits that predict the id at `position`.
-    fn log_probs_at(
-        &mut self,
-        (logits, row): (Rows<'_>, &[f32]),
-        id: u32,
-        top: usize,
-        position: usize,
-    ) -> Result<TokenLogProbs> {
-        logits.log_probs(row, &mut self.log_probs);
-        let chosen = LogProb { id, logprob: self.log_probs[id as usize] };
-        if !chosen.logprob.is_finite() {
-            return Err(Error::NotFinite { position });
-        }
-        Ok(TokenLogProbs { chosen, top: highest(&self.log_probs, top) })
     }
 
     /// The counts of an answer that ended so.
@@ -176,4 +235,20 @@ impl Answer {
     pub fn generated(&self) -> usize {
         self.generated
     }
+}
+
+/// The log-probability of `id` and the `top` highest, from the logits that predict the id at `position`.
+fn log_probs_at(
+    row: OfRow<'_>,
+    (id, top): (u32, usize),
+    position: usize,
+    scratch: &mut Scratch,
+) -> Result<TokenLogProbs> {
+    let log_probs = &mut scratch.log_probs;
+    row.all.log_probs(row.logits, log_probs);
+    let chosen = LogProb { id, logprob: log_probs[id as usize] };
+    if !chosen.logprob.is_finite() {
+        return Err(Error::NotFinite { position });
+    }
+    Ok(TokenLogProbs { chosen, top: highest(log_probs, top) })
 }

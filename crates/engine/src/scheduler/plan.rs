@@ -1,6 +1,7 @@
 //! Before a step: who joins, how the step's rows are divided, and where the pages come from.
 
 use super::answer::Answer;
+use super::draft::look_up;
 use super::{Event, Scheduler, remember, root_of};
 use crate::prefix::common;
 use crate::{Chunk, FinishReason, LogitRows};
@@ -11,6 +12,9 @@ const LOGIT_ROWS_MAX: usize = 64;
 
 /// Rows that must be spared for a prompt to wait for another that begins alike and is being computed.
 const SPARED_ROWS_MIN: usize = 32;
+
+/// Ids that are guessed for one answer in one step at most.
+const GUESSES_MAX: usize = 8;
 
 /// Ids that a page must share with a prompt to be copied for it.
 const COPIED_ROWS_MIN: usize = 4;
@@ -102,6 +106,56 @@ impl Scheduler {
         }
         self.order = order;
         self.count_prompts();
+        self.guess();
+    }
+
+    /// Lets the answers that are being generated guess ids ahead, which the step then checks.
+    fn guess(&mut self) {
+        let Self { engine, draft, chunks, answers, .. } = self;
+        let generating = |chunk: &Chunk, answer: &Answer| chunk.sequence.pending() == 1 && !answer.prefilling;
+        let count = chunks.iter().zip(&*answers).filter(|(chunk, answer)| generating(chunk, answer)).count();
+        let limit = engine.options().guess_rows.min(GUESSES_MAX * count) / count.max(1);
+        if limit == 0 {
+            return;
+        }
+        let mut wants = Vec::new();
+        for (index, (chunk, answer)) in chunks.iter().zip(answers.iter_mut()).enumerate() {
+            let limit = limit.min(answer.guesses_max());
+            let wanted = if generating(chunk, answer) { answer.guessing.wanted(limit) } else { 0 };
+            if wanted > 0 {
+                wants.push((index, wanted));
+            }
+        }
+        let guesses: Vec<Vec<u32>> = match draft {
+            Some(draft) => {
+                let asked: Vec<_> = wants
+                    .iter()
+                    .map(|&(index, wanted)| (answers[index].ticket, chunks[index].sequence.ids(), wanted))
+                    .collect();
+                draft.guess(&asked)
+            }
+            None => wants
+                .iter()
+                .map(|&(index, wanted)| look_up(chunks[index].sequence.ids(), wanted).to_vec())
+                .collect(),
+        };
+        for ((index, _), guesses) in wants.into_iter().zip(guesses).filter(|(_, guesses)| !guesses.is_empty())
+        {
+            let chunk = &mut chunks[index];
+            chunk.sequence.extend(&guesses);
+            (chunk.rows, chunk.logits) = (1 + guesses.len(), LogitRows::All);
+            answers[index].guessing.open = guesses.len();
+        }
+    }
+
+    /// Takes the guesses of an answer back.
+    fn drop_guesses(&mut self, index: usize) {
+        let open = std::mem::take(&mut self.answers[index].guessing.open);
+        if open > 0 {
+            let chunk = &mut self.chunks[index];
+            chunk.sequence.truncate(chunk.sequence.ids().len() - open);
+            (chunk.rows, chunk.logits) = (1, LogitRows::Last);
+        }
     }
 
     /// Counts prompts when their first rows are planned.
@@ -166,6 +220,8 @@ impl Scheduler {
             self.prefixes.free_up(sequence.pages.missing(tokens));
             if sequence.pages.grow(tokens).is_ok() {
                 index += 1;
+            } else if self.answers[index].guessing.open > 0 {
+                self.drop_guesses(index);
             } else {
                 self.preempt(self.chunks.len() - 1);
             }
@@ -174,12 +230,14 @@ impl Scheduler {
 
     /// Sends an answer that steps back to those that wait.
     fn preempt(&mut self, index: usize) {
+        self.drop_guesses(index);
         let Chunk { mut sequence, .. } = self.chunks.remove(index);
         let mut answer: Answer = self.answers.remove(index);
         if self.engine.options().prefix_cache {
             remember(&mut self.prefixes, &sequence);
         }
         sequence.release();
+        self.draft.iter_mut().for_each(|draft| draft.forget(answer.ticket));
         answer.restart();
         self.counts.preemptions += 1;
         self.waiting.push((answer, sequence));

@@ -69,8 +69,8 @@ fn read_options(fields: &mut Fields) -> Result<AnswerOptions, ApiError> {
         fields.integer("seed", i64::MIN, i64::MAX)?.map_or_else(crate::ids::fresh_seed, |seed| seed as u64);
     // A mass of zero still leaves the most probable token.
     let top_p = top_p.max(f32::MIN_POSITIVE);
-    let sampling = Sampling { temperature, top_k, top_p, seed };
-    Ok(AnswerOptions { max_tokens: None, sampling, stop: read_stop(fields)?, logprobs: None })
+    let sampling = Sampling { temperature, top_k, top_p, seed, ..Sampling::default() };
+    Ok(AnswerOptions { sampling, stop: read_stop(fields)?, ..AnswerOptions::default() })
 }
 
 fn read_stop(fields: &mut Fields) -> Result<Vec<String>, ApiError> {

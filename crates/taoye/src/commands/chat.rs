@@ -14,6 +14,7 @@ use chat::{AnswerOptions, Local, LocalOptions, Sampling};
 pub fn run(context: &Context, flags: &Chat) -> Result<()> {
     let options = LocalOptions {
         adapter: flags.adapter.clone(),
+        draft: flags.draft.as_deref().map(load::model).transpose()?,
         engine: load::options(&flags.load),
         loading: load::loading(context, &flags.load)?,
         name: None,
@@ -24,7 +25,12 @@ pub fn run(context: &Context, flags: &Chat) -> Result<()> {
 }
 
 fn answer(flags: &SamplingFlags) -> AnswerOptions {
-    let sampling =
-        Sampling { temperature: flags.temperature, top_k: flags.top_k, top_p: flags.top_p, seed: flags.seed };
+    let sampling = Sampling {
+        temperature: flags.temperature,
+        top_k: flags.top_k,
+        top_p: flags.top_p,
+        seed: flags.seed,
+        ..Sampling::default()
+    };
     AnswerOptions { max_tokens: flags.max_tokens, sampling, ..AnswerOptions::default() }
 }

@@ -15,6 +15,7 @@ pub fn run(context: &Context, flags: &Serve) -> Result<()> {
     let options = LocalOptions {
         name: flags.name.clone(),
         adapter: flags.adapter.clone(),
+        draft: flags.draft.as_deref().map(load::model).transpose()?,
         engine: load::options(&flags.load),
         loading: load::loading(context, &flags.load)?,
     };
