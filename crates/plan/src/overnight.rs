@@ -9,21 +9,21 @@ pub const TOKENS_PER_PARAMETER: f64 = 20.0;
 /// Tokens of a sequence and sequences of a micro-batch.
 const CONTEXT: usize = 512;
 const SEQUENCES: usize = 8;
-/// Width and layers of the ladder's models; heads of 64.
-const LADDER: [(usize, usize); 10] = [
-    (256, 6),
-    (384, 8),
-    (512, 8),
-    (640, 10),
-    (768, 12),
-    (1024, 16),
-    (1280, 20),
-    (1536, 24),
-    (2048, 24),
-    (2560, 32),
+/// Width, layers and vocabulary of the ladder's models; heads of 64.
+const LADDER: [(usize, usize, usize); 12] = [
+    (64, 4, 4_096),
+    (128, 4, 4_096),
+    (192, 6, 8_192),
+    (256, 6, 8_192),
+    (384, 8, 16_000),
+    (512, 8, 32_000),
+    (768, 12, 32_000),
+    (1024, 16, 32_000),
+    (1280, 20, 32_000),
+    (1536, 24, 32_000),
+    (2048, 24, 32_000),
+    (2560, 32, 32_000),
 ];
-/// Entries of the vocabulary.
-const VOCABULARY: usize = 32_000;
 
 /// A model of the ladder.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -52,8 +52,8 @@ impl Rung {
 /// Every model of the ladder on a machine that does `flops` operations a second in training steps, in `seconds`, with
 /// `available_bytes` of memory and `threads`.
 pub fn ladder(flops: f64, seconds: f64, available_bytes: u64, threads: usize) -> Vec<Rung> {
-    let rung = |(width, layers): (usize, usize)| {
-        let config = Config::llama(VOCABULARY, width, layers, width / 64);
+    let rung = |(width, layers, vocabulary): (usize, usize, usize)| {
+        let config = Config::llama(vocabulary, width, layers, width / 64);
         let shape = TrainingShape {
             micro_batch_sequences: SEQUENCES,
             micro_batches: 1,
