@@ -93,12 +93,12 @@ fn calls_in_json() {
         ERNIE,
         &format!("<think>\nhm\n</think>\n\n<response>\nSaid.\n</response>\n{one}"),
         "hm",
-        "Said.\n",
+        "Said.",
         &[CITY],
     );
     let list = r#"<tool_calls>[{"name": "weather", "arguments": {"city": "a b", "days": 2}}, {"name": "time", "arguments": {}}]</tool_calls>"#;
     check(HUNYUAN, list, "", "", &[DAYS, "time({})"]);
-    check(HUNYUAN, "<think>\nhm\n</think>\n<answer>\nYes.\n</answer>", "hm", "Yes.\n", &[]);
+    check(HUNYUAN, "<think>\nhm\n</think>\n<answer>\nYes.\n</answer>", "hm", "Yes.", &[]);
 }
 
 #[test]
@@ -303,7 +303,7 @@ proptest! {
         if whole.calls.is_empty() {
             // But for white space and the marks of reasoning and answer, every character is still there.
             let bare = |text: &str| {
-                let marks = ["<think>", "</think>", "<|channel>", "<channel|>", "[THINK]", "[/THINK]", "<response>", "</response>", "<answer>", "</answer>", "thought\n"];
+                let marks = ["<think>", "</think>", "<|channel>", "<channel|>", "[THINK]", "[/THINK]", "<response>", "</response>", "<answer>", "</answer>", "thought"];
                 let text = marks.iter().fold(text.to_owned(), |text, mark| text.replace(mark, ""));
                 let mut characters: Vec<char> = text.chars().filter(|character| !character.is_whitespace()).collect();
                 characters.sort_unstable();

@@ -13,7 +13,7 @@ use axum::body::Body;
 use axum::extract::Request;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep};
@@ -105,8 +105,16 @@ async fn refuse(mut stream: TcpStream, connections_max: usize) {
          connection: close\r\ncontent-length: {}\r\n\r\n",
         body.len()
     );
+    let say = async {
+        stream.write_all((head + &body).as_bytes()).await?;
+        stream.shutdown().await?;
+        // What the client has sent is read, since closing before would take the answer away from it.
+        let mut sink = [0; 1024];
+        while stream.read(&mut sink).await? > 0 {}
+        Ok::<(), io::Error>(())
+    };
     // Whoever has left need not be told.
-    let _ = tokio::time::timeout(Duration::from_secs(1), stream.write_all((head + &body).as_bytes())).await;
+    let _ = tokio::time::timeout(Duration::from_secs(1), say).await;
 }
 
 /// A socket that breaks off where nothing can be written for some time.

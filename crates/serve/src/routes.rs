@@ -107,7 +107,7 @@ async fn models(State(shared): Here) -> Response {
 }
 
 async fn model(State(shared): Here, Path(wanted): Path<String>) -> Answered {
-    let model = shared.models.find(Some(&wanted)).map_err(|error| error.with_param("model", "model"))?;
+    let model = shared.models.find(Some(&wanted))?;
     Ok(json_response(&model_json(&shared, model)))
 }
 
