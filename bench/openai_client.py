@@ -1,8 +1,9 @@
 """Does the official OpenAI client accept our server?
 
-    python bench/openai_client.py BASE_URL MODEL        (for example http://127.0.0.1:8000/v1 speedrun)
+    python bench/openai_client.py BASE_URL MODEL [ENCODER]     (for example http://127.0.0.1:8000/v1 speedrun)
 
-Lists models, chats with and without streaming, completes with echo and log-probabilities, and provokes errors.
+Lists models, chats with and without streaming, with tools, by the responses interface, completes with echo and
+log-probabilities, makes vectors where an encoder is named, and provokes errors.
 Prints a line for each check; ends with 1 if one fails.
 """
 
@@ -17,18 +18,22 @@ REASONS = ("stop", "length")
 
 
 def main():
-    if len(sys.argv) != 3:
+    if len(sys.argv) not in (3, 4):
         sys.exit(__doc__)
-    base_url, model = sys.argv[1:]
+    base_url, model = sys.argv[1:3]
+    encoder = sys.argv[3] if len(sys.argv) == 4 else None
     client = openai.OpenAI(base_url=base_url, api_key="unused", timeout=120, max_retries=0)
     checks = [
         models, chat, chat_streamed, chat_stream_equals_whole, chat_seeded, chat_stop, completion, completion_streamed,
-        completion_echo, unknown_model, bad_temperature, empty_messages,
+        completion_echo, choices, responses, responses_streamed, tools, tool_result, unknown_model, bad_temperature,
+        empty_messages, unknown_field,
     ]
+    if encoder:
+        checks += [lambda client, _model, check=check: check(client, encoder) for check in (embeddings,)]
     failed = 0
     for check in checks:
         try:
-            print(f"ok      {check.__name__}: {check(client, model)}")
+            print(f"ok      {check.__name__.replace('<lambda>', 'embeddings')}: {check(client, model)}")
         except (AssertionError, openai.OpenAIError, TypeError, AttributeError, IndexError) as problem:
             failed += 1
             print(f"FAILED  {check.__name__}: {type(problem).__name__}: {problem}")
@@ -136,6 +141,77 @@ def completion_echo(client, model):
     return f"{count} tokens, mean {sum(logprobs.token_logprobs[1:]) / (count - 1):.3f}"
 
 
+def choices(client, model):
+    reply = client.chat.completions.create(model=model, messages=MESSAGES, max_tokens=8, n=2, seed=1, temperature=1.5)
+    assert [choice.index for choice in reply.choices] == [0, 1], reply
+    return [choice.message.content for choice in reply.choices]
+
+
+def responses(client, model):
+    reply = client.responses.create(model=model, input=MESSAGES[0]["content"], max_output_tokens=16, temperature=0)
+    assert reply.object == "response" and reply.status in ("completed", "incomplete"), reply
+    chat = client.chat.completions.create(model=model, messages=MESSAGES, max_tokens=16, temperature=0)
+    assert reply.output_text == chat.choices[0].message.content, reply
+    assert reply.usage.input_tokens == chat.usage.prompt_tokens, reply.usage
+    return repr(reply.output_text)
+
+
+def responses_streamed(client, model):
+    text, kinds = "", []
+    with client.responses.stream(
+        model=model, input=[{"role": "user", "content": "你好!"}], instructions="Be brief.", max_output_tokens=12,
+        temperature=0,
+    ) as stream:
+        for event in stream:
+            kinds.append(event.type)
+            if event.type == "response.output_text.delta":
+                text += event.delta
+    assert kinds[0] == "response.created" and kinds[-1] in ("response.completed", "response.incomplete"), kinds
+    return f"{len(kinds)} events, {text!r}"
+
+
+TOOLS = [{
+    "type": "function",
+    "function": {
+        "name": "weather", "description": "The weather of a city.",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    },
+}]
+
+
+def tools(client, model):
+    """A model may do without; what it calls must be a call."""
+    request = dict(model=model, messages=MESSAGES, tools=TOOLS, max_tokens=24, temperature=0)
+    choice = client.chat.completions.create(**request).choices[0]
+    for call in choice.message.tool_calls or []:
+        assert call.id and call.type == "function" and call.function.name, call
+    chunks = list(client.chat.completions.create(**request, stream=True))
+    assert chunks[-1].choices[0].finish_reason == choice.finish_reason, chunks[-1]
+    return choice.finish_reason
+
+
+def tool_result(client, model):
+    call = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "景德镇"}'}}
+    messages = MESSAGES + [
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "call_1", "content": "warm"},
+    ]
+    reply = client.chat.completions.create(model=model, messages=messages, tools=TOOLS, max_tokens=8, temperature=0)
+    return repr(reply.choices[0].message.content)
+
+
+def embeddings(client, model):
+    """The client asks for base64 by itself and turns it into numbers."""
+    texts = ["clay", "clay", "ore"]
+    reply = client.embeddings.create(model=model, input=texts)
+    vectors = [entry.embedding for entry in reply.data]
+    assert [entry.index for entry in reply.data] == [0, 1, 2] and reply.usage.total_tokens > 0, reply
+    assert vectors[0] == vectors[1] and abs(sum(x * x for x in vectors[2]) - 1) < 1e-4, vectors
+    plain = client.embeddings.create(model=model, input="clay", encoding_format="float").data[0].embedding
+    assert all(abs(x - y) < 1e-6 for x, y in zip(plain, vectors[0])), "base64 and numbers differ"
+    return f"{len(vectors[0])} numbers"
+
+
 def expect_error(kinds, send):
     """The client raises its own error kind with our message in it."""
     try:
@@ -164,6 +240,13 @@ def empty_messages(client, model):
     return expect_error(
         (openai.BadRequestError, openai.UnprocessableEntityError),
         lambda: client.chat.completions.create(model=model, messages=[]),
+    )
+
+
+def unknown_field(client, model):
+    return expect_error(
+        openai.BadRequestError,
+        lambda: client.chat.completions.create(model=model, messages=MESSAGES, extra_body={"frobnicate": 1}),
     )
 
 

@@ -16,8 +16,8 @@ tidy    checks dependency directions, file headers, sizes, forbidden words, unsa
         READMEs against each other, tables of keys against the code, and links; prints each fault
         as path:line: [rule] message
         --write-baseline  writes today's over-long functions and files to xtask/tidy-baseline.toml
-docs    writes the tables in docs/training.md, docs/models.md, docs/plan.md and their translations anew
-        from the code";
+docs    writes the tables in docs/training.md, docs/models.md, docs/serving.md, docs/plan.md and their
+        translations anew from the code";
 
 fn main() -> ExitCode {
     match run() {

@@ -5,6 +5,7 @@
 mod baseline;
 mod dependencies;
 mod headers;
+mod interface;
 mod keys;
 mod links;
 mod models;
@@ -64,6 +65,7 @@ pub fn check(root: &Path) -> Result<Vec<Fault>> {
     faults.extend(readmes::check(files.text("README.md"), files.text("README.zh-CN.md")));
     faults.extend(keys::check(|path| files.text(path).map(str::to_owned), &files.key_sources()));
     faults.extend(models::check(|path| files.text(path).map(str::to_owned), &files.named(&models::SOURCES)));
+    faults.extend(interface::check(|path| files.text(path).map(str::to_owned), &interface_source(root)?));
     for (path, text) in files.texts.iter().filter(|(path, _)| path.ends_with(".md")) {
         faults.extend(links::check(path, text, |target| root.join(target).exists()));
     }
@@ -94,7 +96,20 @@ pub fn write_docs(root: &Path) -> Result<()> {
             .map_err(|message| anyhow::anyhow!("{path}: {message}"))?;
         fs::write(root.join(path), text).with_context(|| format!("cannot write {path}"))?;
     }
+    let source = interface_source(root)?;
+    for (path, words) in &interface::DOCUMENTS {
+        let text = files.text(path).with_context(|| format!("{path} is missing"))?;
+        let text = interface::render(text, words, &source)
+            .map_err(|message| anyhow::anyhow!("{path}: {message}"))?;
+        fs::write(root.join(path), text).with_context(|| format!("cannot write {path}"))?;
+    }
     Ok(())
+}
+
+/// The server's table of its interface.
+fn interface_source(root: &Path) -> Result<String> {
+    fs::read_to_string(root.join(interface::SOURCE))
+        .with_context(|| format!("cannot read {}", interface::SOURCE))
 }
 
 const BASELINE: &str = "xtask/tidy-baseline.toml";

@@ -116,7 +116,8 @@ impl Answer {
         on(match self.kind {
             Kind::Reply => {
                 let message = Message::new(Role::Assistant, text);
-                AnswerEvent::Reply(Reply { message, finish: reason, usage, tokens })
+                let stop = self.stream.stop().map(str::to_owned);
+                AnswerEvent::Reply(Reply { message, finish: reason, usage, tokens, stop })
             }
             Kind::Completion(_) => {
                 AnswerEvent::Completion(CompletionReply { text, finish: reason, usage, tokens })

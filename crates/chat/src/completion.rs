@@ -1,8 +1,6 @@
 //! Raw text in, raw text out, without a template: what `POST /v1/completions` and base models need. Knows no
 //! HTTP.
 
-use token::END_OF_TEXT;
-
 use crate::answer::{AnswerId, Echo, Kind};
 use crate::local::Opening;
 use crate::{AnswerEvent, AnswerOptions, FinishReason, Local, OnDelta, Result, TokenText, Usage};
@@ -77,30 +75,11 @@ impl Local {
     }
 
     fn opening_of(&self, request: &CompletionRequest) -> Result<Opening> {
-        let mut ask = self.engine_request(self.prompt_ids(&request.prompt), &request.options)?;
+        let mut ask = self.engine_request(self.codec.prompt_ids(&request.prompt), &request.options)?;
         let echo = request.echo.then(|| {
             ask.prompt_logprobs = ask.logprobs;
             Echo { prompt: ask.prompt.clone(), scored: ask.logprobs.is_some() }
         });
         Ok(Opening { ask, kind: Kind::Completion(echo), stop: request.options.stop.clone() })
-    }
-
-    fn prompt_ids(&self, prompt: &Prompt) -> Vec<u32> {
-        match prompt {
-            Prompt::Ids(ids) => ids.clone(),
-            Prompt::Text(text) => {
-                let mut ids = self.tokenizer.opening_ids().to_vec();
-                if ids.is_empty() && text.is_empty() {
-                    let begins = [
-                        self.tokenizer.special(END_OF_TEXT),
-                        self.tokenizer.bos_id(),
-                        self.tokenizer.eos_id(),
-                    ];
-                    ids.extend(begins.into_iter().flatten().next());
-                }
-                self.tokenizer.encode_into(text, &mut ids);
-                ids
-            }
-        }
     }
 }

@@ -4,8 +4,10 @@
 //! only, above it nobody sees an id. It must not know HTTP or wire formats.
 
 mod answer;
+mod codec;
 mod completion;
 mod error;
+pub mod format;
 mod local;
 mod stop;
 mod stream;
@@ -14,12 +16,13 @@ pub mod terminal;
 use std::ops::ControlFlow;
 
 pub use answer::{AnswerEvent, AnswerId, OnAnswer};
+pub use codec::{ChatPrompt, Codec};
 pub use completion::{CompletionReply, CompletionRequest, Prompt};
 pub use engine::{Dry, Sampling, Statistics};
 pub use error::{Error, Result};
-pub use local::{Local, LocalOptions};
+pub use local::{Local, LocalOptions, model_name};
 pub use stop::StopStrings;
-pub use token::{Message, Role};
+pub use token::{Message, Role, TemplateOptions, ToolCall};
 
 /// Anything that answers a conversation.
 pub trait ChatModel {
@@ -62,6 +65,8 @@ pub type OnDelta<'a> = &'a mut dyn FnMut(Delta) -> ControlFlow<()>;
 pub struct ChatRequest {
     /// The conversation so far.
     pub messages: Vec<Message>,
+    /// Tools and what else the template is to know.
+    pub template: TemplateOptions,
     /// How to answer.
     pub options: AnswerOptions,
 }
@@ -130,6 +135,8 @@ pub struct Reply {
     pub usage: Usage,
     /// The answer's tokens, where log-probabilities were asked for.
     pub tokens: Vec<TokenText>,
+    /// The stop string that ended it, if one did.
+    pub stop: Option<String>,
 }
 
 /// Why an answer ended.

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use engine::{Device, Engine, Scheduler};
-use token::{ChatTemplate, MESSAGE_END, Message, Tokenizer};
+use token::{Message, TemplateOptions, Tokenizer};
 
 use crate::answer::{Answer, AnswerEvent, AnswerId, Kind, OnAnswer};
+use crate::codec::Codec;
 use crate::stream::TextStream;
 use crate::{AnswerOptions, ChatModel, ChatRequest, Delta, Error, OnDelta, Reply, Result, StopStrings};
 
@@ -30,8 +31,7 @@ pub struct LocalOptions {
 /// A model of this machine.
 pub struct Local {
     name: String,
-    pub(crate) tokenizer: Arc<Tokenizer>,
-    template: ChatTemplate,
+    pub(crate) codec: Arc<Codec>,
     scheduler: Scheduler,
     pub(crate) stop_ids: Vec<u32>,
     /// In ascending order of their ids.
@@ -63,7 +63,7 @@ impl Local {
             None => Scheduler::new(engine),
             Some(draft) => Scheduler::with_draft(engine, draft).map_err(|error| failed(error.to_string()))?,
         };
-        let name = options.name.unwrap_or_else(|| folder_name(folder));
+        let name = options.name.unwrap_or_else(|| model_name(folder));
         Self::with_scheduler(name, tokenizer, scheduler).map_err(|error| match error {
             Error::Conversation(reason) => failed(reason),
             other => other,
@@ -88,20 +88,23 @@ impl Local {
                  they do not belong together"
             )));
         }
-        let template = tokenizer.chat_template().map_err(|error| Error::Conversation(error.to_string()))?;
+        let codec = Arc::new(Codec::new(tokenizer)?);
         let mut stop_ids = engine.config().eos_token_ids.clone();
-        let ends = [tokenizer.special(MESSAGE_END), tokenizer.eos_id(), tokenizer.answer_end(&template)];
-        stop_ids.extend(ends.into_iter().flatten().chain(tokenizer.end_ids().iter().copied()));
+        stop_ids.extend(codec.stop_ids());
         stop_ids.sort_unstable();
         stop_ids.dedup();
-        let tokenizer = Arc::new(tokenizer);
         let (answers, undelivered) = (Vec::new(), Vec::new());
-        Ok(Self { name, tokenizer, template, scheduler, stop_ids, answers, undelivered })
+        Ok(Self { name, codec, scheduler, stop_ids, answers, undelivered })
     }
 
     /// The tokenizer.
     pub fn tokenizer(&self) -> &Tokenizer {
-        &self.tokenizer
+        self.codec.tokenizer()
+    }
+
+    /// What turns messages into ids, for other threads too.
+    pub fn codec(&self) -> &Arc<Codec> {
+        &self.codec
     }
 
     /// The engine.
@@ -141,6 +144,20 @@ impl Local {
     pub fn begin_reply(&mut self, request: &ChatRequest, choices: usize) -> Result<Vec<AnswerId>> {
         let opening = self.opening(request)?;
         self.begin_choices(opening, choices)
+    }
+
+    /// [`Local::begin_reply`] for a conversation that [`Codec::encode`] has made ids of.
+    ///
+    /// # Errors
+    /// As [`ChatModel::reply`]; then nothing has begun.
+    pub fn begin_reply_to(
+        &mut self,
+        prompt: Vec<u32>,
+        options: &AnswerOptions,
+        choices: usize,
+    ) -> Result<Vec<AnswerId>> {
+        let ask = self.engine_request(prompt, options)?;
+        self.begin_choices(Opening { ask, kind: Kind::Reply, stop: options.stop.clone() }, choices)
     }
 
     /// Works on all answers that have begun: one forward pass, and what came of it.
@@ -235,21 +252,17 @@ impl Local {
     }
 
     fn begin(&mut self, Opening { ask, kind, stop }: Opening) -> Result<AnswerId> {
-        let stream = TextStream::new(&self.tokenizer, &stop)?;
+        let stream = TextStream::new(self.codec.shared_tokenizer(), &stop)?;
+        let stream = if matches!(kind, Kind::Reply) { stream.showing(self.codec.marks()) } else { stream };
         let id = AnswerId(self.scheduler.submit(ask)?);
-        self.answers.push(Answer::new(id, kind, stream, Arc::clone(&self.tokenizer)));
+        self.answers.push(Answer::new(id, kind, stream, Arc::clone(self.codec.shared_tokenizer())));
         Ok(id)
     }
 
     fn opening(&self, request: &ChatRequest) -> Result<Opening> {
-        let ask = self.engine_request(self.encode(&request.messages)?, &request.options)?;
+        let ask = self
+            .engine_request(self.codec.encode(&request.messages, &request.template)?.ids, &request.options)?;
         Ok(Opening { ask, kind: Kind::Reply, stop: request.options.stop.clone() })
-    }
-
-    /// The ids of a conversation with the assistant's turn opened.
-    fn encode(&self, messages: &[Message]) -> Result<Vec<u32>> {
-        let encoded = self.tokenizer.encode_chat(&self.template, messages, true);
-        Ok(encoded.map_err(|error| Error::Conversation(error.to_string()))?.ids)
     }
 
     /// What to ask of the engine for a prompt.
@@ -290,7 +303,7 @@ impl ChatModel for Local {
     }
 
     fn count_tokens(&self, messages: &[Message]) -> Result<usize> {
-        Ok(self.encode(messages)?.len())
+        Ok(self.codec.encode(messages, &TemplateOptions::default())?.ids.len())
     }
 
     fn context_tokens(&self) -> usize {
@@ -318,9 +331,11 @@ impl Opening {
     }
 }
 
-fn folder_name(folder: &Path) -> String {
-    let absolute = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
+/// The name that a model goes by where none is given: its folder's, or its file's without `.gguf`.
+pub fn model_name(path: &Path) -> String {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let names = absolute.components().rev().map(|part| part.as_os_str().to_string_lossy().into_owned());
     // A run keeps its model in `runs/<name>/model`.
-    names.into_iter().find(|name| name != "model").unwrap_or_else(|| "model".to_owned())
+    let name = names.into_iter().find(|name| name != "model").unwrap_or_else(|| "model".to_owned());
+    name.strip_suffix(".gguf").map(str::to_owned).unwrap_or(name)
 }

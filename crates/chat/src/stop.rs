@@ -9,7 +9,8 @@ pub struct StopStrings {
     stops: Vec<String>,
     /// Text that came and may be the beginning of a stop string.
     held: String,
-    stopped: bool,
+    /// The one that was found.
+    found: Option<String>,
 }
 
 impl StopStrings {
@@ -20,18 +21,18 @@ impl StopStrings {
             let reason = "a stop string is empty, so every answer would be".to_owned();
             return Err(Error::Parameter { name: "stop", reason });
         }
-        Ok(Self { stops: stops.to_vec(), held: String::new(), stopped: false })
+        Ok(Self { stops: stops.to_vec(), held: String::new(), found: None })
     }
 
     /// Takes the next piece and returns the text that is certain to stand before any stop string.
     pub fn push(&mut self, piece: &str) -> String {
-        if self.stopped {
+        if self.stopped() {
             return String::new();
         }
         self.held.push_str(piece);
-        let found = self.stops.iter().filter_map(|stop| self.held.find(stop.as_str())).min();
-        if let Some(begin) = found {
-            self.stopped = true;
+        let found = self.stops.iter().filter_map(|stop| Some((self.held.find(stop.as_str())?, stop)));
+        if let Some((begin, stop)) = found.min_by_key(|(begin, _)| *begin) {
+            self.found = Some(stop.clone());
             self.held.truncate(begin);
             return std::mem::take(&mut self.held);
         }
@@ -42,7 +43,12 @@ impl StopStrings {
 
     /// Whether a stop string has been found; nothing goes out any more.
     pub fn stopped(&self) -> bool {
-        self.stopped
+        self.found.is_some()
+    }
+
+    /// The stop string that was found.
+    pub fn found(&self) -> Option<&str> {
+        self.found.as_deref()
     }
 
     /// Ends the stream and returns what was held back.

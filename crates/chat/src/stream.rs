@@ -12,6 +12,8 @@ use crate::{Delta, Result, StopStrings, TokenText, TopToken};
 pub(crate) struct TextStream {
     tokenizer: Arc<Tokenizer>,
     decoder: StreamDecoder<Arc<Tokenizer>>,
+    /// Special tokens that are shown.
+    shown: Vec<u32>,
     stops: StopStrings,
     /// Tokens whose text has not all gone out.
     waiting: VecDeque<Waiting>,
@@ -33,12 +35,19 @@ impl TextStream {
         Ok(Self {
             tokenizer: Arc::clone(tokenizer),
             decoder: StreamDecoder::new(Arc::clone(tokenizer), SpecialTokens::Hide),
+            shown: Vec::new(),
             stops: StopStrings::new(stop)?,
             waiting: VecDeque::new(),
             decoded_bytes: 0,
             decoded_characters: 0,
             released_bytes: 0,
         })
+    }
+
+    /// Shows these special tokens, by their ids; all others are hidden.
+    pub fn showing(mut self, shown: &[u32]) -> Self {
+        self.shown = shown.to_vec();
+        self
     }
 
     /// Says before the first token how many characters of what is reported precede this stream's text.
@@ -48,7 +57,10 @@ impl TextStream {
 
     /// Takes the answer's next token and returns what is certain by now.
     pub fn push(&mut self, token: &engine::Token) -> Delta {
-        let piece = self.decoder.push(token.id);
+        let mut piece = self.decoder.push(token.id);
+        if self.shown.contains(&token.id) {
+            piece += self.tokenizer.special_text(token.id).unwrap_or_default();
+        }
         if let Some(logprobs) = &token.logprobs {
             let text = token_text(&self.tokenizer, token.id, self.decoded_characters, Some(logprobs));
             let (begin, end) = (self.decoded_bytes, self.decoded_bytes + piece.len());
@@ -63,6 +75,11 @@ impl TextStream {
     /// Whether a stop string ended the answer.
     pub fn stopped(&self) -> bool {
         self.stops.stopped()
+    }
+
+    /// The stop string that ended the answer.
+    pub fn stop(&self) -> Option<&str> {
+        self.stops.found()
     }
 
     /// Ends the stream and returns what was held back.

@@ -144,7 +144,7 @@ impl Talk<'_> {
     fn stream(&mut self, left: usize, output: &mut dyn Write) -> Result<Message> {
         let mut options = self.options.answer.clone();
         options.max_tokens = Some(options.max_tokens.unwrap_or(left).min(left));
-        let request = ChatRequest { messages: self.conversation(), options };
+        let request = ChatRequest { messages: self.conversation(), options, ..ChatRequest::default() };
         self.stopped.store(false, Ordering::Relaxed);
         let mut written = Ok(());
         let reply = self.model.reply(&request, &mut |delta| {
@@ -247,7 +247,7 @@ mod tests {
                 }
             }
             let message = Message::new(Role::Assistant, text);
-            Ok(Reply { message, finish, usage: Usage::default(), tokens: Vec::new() })
+            Ok(Reply { message, finish, usage: Usage::default(), tokens: Vec::new(), stop: None })
         }
 
         fn count_tokens(&self, messages: &[Message]) -> Result<usize> {

@@ -38,7 +38,7 @@ fn local() -> Local {
 }
 
 fn ask(text: &str, options: AnswerOptions) -> ChatRequest {
-    ChatRequest { messages: vec![Message::new(Role::User, text)], options }
+    ChatRequest { messages: vec![Message::new(Role::User, text)], options, ..ChatRequest::default() }
 }
 
 fn sampled(seed: u64, max_tokens: usize) -> AnswerOptions {

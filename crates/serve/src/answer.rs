@@ -1,5 +1,5 @@
-//! From the events of an answer to the bytes of a response: one JSON object, or server-sent events. Knows
-//! neither the queue's order nor routes.
+//! From the progress of an answer to the bytes of a response: one JSON object, or server-sent events. Knows neither the queue's
+//! order nor routes.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -12,26 +12,75 @@ use axum::response::{IntoResponse, Response};
 use futures_core::Stream;
 use serde_json::Value;
 
-use crate::queue::{Event, Events};
-use crate::wire::{ApiError, ChatShape, CompletionShape, total};
+use crate::progress::{Change, Progress};
+use crate::wire::ApiError;
 
 /// How an answer is written down.
-pub(crate) enum Shape {
-    Chat(ChatShape),
-    /// With the number of prompts.
-    Completion(CompletionShape, usize),
+pub(crate) trait Shape: Send + 'static {
+    /// The whole answer.
+    fn whole(&self, progress: &Progress) -> Value;
+    /// What goes out before the first piece.
+    fn open(&mut self, out: &mut Sse);
+    /// What goes out for a change.
+    fn change(&mut self, change: &Change, progress: &Progress, out: &mut Sse);
+    /// What goes out after the last choice has ended.
+    fn close(&mut self, progress: &Progress, out: &mut Sse);
+    /// What goes out where the answer fails after it began.
+    fn fail(&mut self, error: &ApiError, out: &mut Sse);
+}
+
+/// Server-sent events that have been written down and not yet sent.
+#[derive(Default)]
+pub(crate) struct Sse {
+    ready: VecDeque<Bytes>,
+}
+
+impl Sse {
+    /// An event without a name.
+    pub fn data(&mut self, value: &Value) {
+        self.ready.push_back(Bytes::from(format!("data: {value}\n\n")));
+    }
+
+    /// An event with a name.
+    pub fn event(&mut self, name: &str, value: &Value) {
+        self.ready.push_back(Bytes::from(format!("event: {name}\ndata: {value}\n\n")));
+    }
+
+    /// OpenAI's mark of the end.
+    pub fn done(&mut self) {
+        self.ready.push_back(Bytes::from_static(b"data: [DONE]\n\n"));
+    }
 }
 
 impl IntoResponse for ApiError {
+    /// In OpenAI's format; [`crate::guard::check`] sees to paths that have another.
     fn into_response(self) -> Response {
-        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let mut response = json_response(&self.to_json());
-        *response.status_mut() = status;
-        if status == StatusCode::TOO_MANY_REQUESTS {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-        }
+        let mut response = with_status(&self, &self.to_json());
+        response.extensions_mut().insert(self);
         response
     }
+}
+
+/// A refusal in the format of a path.
+pub(crate) fn refusal(path: &str, error: ApiError) -> Response {
+    if path.starts_with("/v1/messages") {
+        with_status(&error, &error.to_anthropic())
+    } else {
+        with_status(&error, &error.to_json())
+    }
+}
+
+fn with_status(error: &ApiError, body: &Value) -> Response {
+    let status = StatusCode::from_u16(error.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = json_response(body);
+    *response.status_mut() = status;
+    if let Some(seconds) = error.retry_after() {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    if status == StatusCode::UNAUTHORIZED {
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    response
 }
 
 /// A response of one JSON value.
@@ -43,93 +92,53 @@ pub(crate) fn json_response(value: &Value) -> Response {
 ///
 /// # Errors
 /// The failure that ended it.
-pub(crate) async fn whole(shape: Shape, mut events: Events) -> Result<Response, ApiError> {
-    let mut replies: Vec<Option<chat::CompletionReply>> = Vec::new();
-    while let Some(event) = events.recv().await {
-        match (event, &shape) {
-            (Event::Delta(..), _) => {}
-            (Event::Failed(error), _) => return Err(error),
-            (Event::Chat(0, reply), Shape::Chat(shape)) => return Ok(json_response(&shape.whole(&reply))),
-            (Event::Completion(index, reply), Shape::Completion(shape, prompts)) => {
-                replies.resize(*prompts, None);
-                replies[index] = Some(reply);
-                if replies.iter().all(Option::is_some) {
-                    let replies: Vec<_> = replies.into_iter().flatten().collect();
-                    return Ok(json_response(&shape.whole(&replies)));
-                }
-            }
-            (Event::Chat(..) | Event::Completion(..), _) => {
-                unreachable!("the work and the shape come from one route, which asks for one choice")
-            }
-        }
+pub(crate) async fn whole(shape: impl Shape, mut progress: Progress) -> Result<Response, ApiError> {
+    while !progress.is_done() {
+        progress.next().await?;
     }
-    Err(ApiError::closing())
+    Ok(json_response(&shape.whole(&progress)))
 }
 
-/// Sends the answer piece by piece. It begins with the first event, so that a request which cannot be
-/// answered still gets its status.
+/// Sends the answer piece by piece. It begins with the first event, so that a request which cannot be answered still gets its
+/// status.
 ///
 /// # Errors
 /// The failure that came before any piece.
-pub(crate) async fn streamed(shape: Shape, mut events: Events) -> Result<Response, ApiError> {
-    let first = match events.recv().await {
-        Some(Event::Failed(error)) => return Err(error),
-        Some(event) => event,
-        None => return Err(ApiError::closing()),
-    };
-    let mut pieces = Pieces { shape, events, ready: VecDeque::new(), usage: Vec::new(), done: false };
-    if let Shape::Chat(shape) = &pieces.shape {
-        pieces.ready.push_back(data(&shape.first()));
-    }
-    pieces.take(first);
-    let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-cache")];
+pub(crate) async fn streamed(shape: impl Shape, mut progress: Progress) -> Result<Response, ApiError> {
+    let first = progress.next().await?;
+    let mut pieces = Pieces { shape: Box::new(shape), progress, out: Sse::default(), done: false };
+    pieces.shape.open(&mut pieces.out);
+    pieces.take(Ok(first));
+    let headers =
+        [(header::CONTENT_TYPE, "text/event-stream; charset=utf-8"), (header::CACHE_CONTROL, "no-cache")];
     Ok((headers, Body::from_stream(pieces)).into_response())
 }
 
 /// The server-sent events of one answer.
 struct Pieces {
-    shape: Shape,
-    events: Events,
-    /// Written down and not yet sent.
-    ready: VecDeque<Bytes>,
-    /// Counts of the prompts that are done.
-    usage: Vec<chat::Usage>,
+    shape: Box<dyn Shape>,
+    progress: Progress,
+    out: Sse,
     done: bool,
 }
 
 impl Pieces {
-    fn take(&mut self, event: Event) {
-        match (event, &self.shape) {
-            (Event::Failed(error), _) => {
-                self.ready.push_back(data(&error.to_json()));
-                self.end();
-            }
-            (Event::Delta(_, delta), Shape::Chat(shape)) => self.ready.push_back(data(&shape.delta(&delta))),
-            (Event::Delta(index, delta), Shape::Completion(shape, _)) => {
-                self.ready.push_back(data(&shape.delta(index, &delta)));
-            }
-            (Event::Chat(0, reply), Shape::Chat(shape)) => {
-                self.ready.push_back(data(&shape.last(reply.finish)));
-                self.ready.extend(shape.usage(reply.usage).iter().map(data));
-                self.end();
-            }
-            (Event::Completion(index, reply), Shape::Completion(shape, prompts)) => {
-                self.ready.push_back(data(&shape.last(index, reply.finish)));
-                self.usage.push(reply.usage);
-                if self.usage.len() == *prompts {
-                    self.ready.extend(shape.usage(total(self.usage.iter().copied())).iter().map(data));
-                    self.end();
+    fn take(&mut self, changes: Result<Vec<Change>, ApiError>) {
+        match changes {
+            Ok(changes) => {
+                for change in &changes {
+                    self.shape.change(change, &self.progress, &mut self.out);
+                }
+                if self.progress.is_done() {
+                    self.shape.close(&self.progress, &mut self.out);
+                    self.done = true;
                 }
             }
-            (Event::Chat(..) | Event::Completion(..), _) => {
-                unreachable!("the work and the shape come from one route, which asks for one choice")
+            Err(error) => {
+                self.shape.fail(&error, &mut self.out);
+                self.done = true;
             }
         }
-    }
-
-    fn end(&mut self) {
-        self.ready.push_back(Bytes::from_static(b"data: [DONE]\n\n"));
-        self.done = true;
     }
 }
 
@@ -138,21 +147,19 @@ impl Stream for Pieces {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
-            if let Some(bytes) = self.ready.pop_front() {
+            if let Some(bytes) = self.out.ready.pop_front() {
                 return Poll::Ready(Some(Ok(bytes)));
             }
             if self.done {
                 return Poll::Ready(None);
             }
-            match self.events.poll_recv(context) {
+            match self.progress.poll_next(context) {
                 Poll::Pending => return Poll::Pending,
-                Poll::Ready(Some(event)) => self.take(event),
-                Poll::Ready(None) => self.take(Event::Failed(ApiError::closing())),
+                Poll::Ready(changes) => self.take(changes),
             }
         }
     }
 }
 
-fn data(value: &Value) -> Bytes {
-    Bytes::from(format!("data: {value}\n\n"))
-}
+#[cfg(test)]
+mod tests;

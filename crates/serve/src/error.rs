@@ -22,7 +22,18 @@ pub enum Error {
     /// The system grants no threads or signals.
     #[error("the server cannot start: {0}")]
     Start(std::io::Error),
-    /// The listener failed.
-    #[error("the server stopped listening: {0}")]
-    Serve(std::io::Error),
+    /// No model could be loaded.
+    #[error("no model could be loaded, so there is nothing to serve: {0}")]
+    NoModel(String),
+    /// Two models have one name.
+    #[error("two models are called {0:?}; give each a name of its own: --name {0} --name OTHER")]
+    SameName(String),
+    /// The file of API keys.
+    #[error("the API keys in {}: {reason}", path.display())]
+    Keys {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What is wrong, and what to do.
+        reason: String,
+    },
 }

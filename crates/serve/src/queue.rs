@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
 use chat::{
-    AnswerEvent, AnswerId, ChatRequest, CompletionReply, CompletionRequest, Delta, Local, Reply, Statistics,
+    AnswerEvent, AnswerId, AnswerOptions, CompletionReply, CompletionRequest, Delta, Local, Reply, Statistics,
 };
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
@@ -21,8 +21,8 @@ use crate::wire::ApiError;
 
 /// What the model's thread is asked to do.
 pub(crate) enum Work {
-    /// Answer a conversation, so many times.
-    Chat(ChatRequest, usize),
+    /// Answer a conversation, given as ids, so many times.
+    Chat(Vec<u32>, AnswerOptions, usize),
     /// Continue each prompt, so many times.
     Completion(Vec<CompletionRequest>, usize),
 }
@@ -218,7 +218,9 @@ impl Desk {
 
     fn begin_all(&mut self, work: &Work) -> chat::Result<Vec<AnswerId>> {
         let (prompts, choices) = match work {
-            Work::Chat(request, choices) => return self.model.begin_reply(request, *choices),
+            Work::Chat(prompt, options, choices) => {
+                return self.model.begin_reply_to(prompt.clone(), options, *choices);
+            }
             Work::Completion(prompts, choices) => (prompts, *choices),
         };
         let mut answers = Vec::new();

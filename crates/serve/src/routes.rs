@@ -1,93 +1,289 @@
-//! Paths and methods. Knows neither the fields of requests nor how answers are found.
+//! Paths and methods, and what each of them does. Knows neither how fields are read nor how answers are written down.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, Request, State};
-use axum::http::Method;
+use axum::http::{HeaderMap, Method, header};
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use chat::format::AnswerParser;
+use chat::{ChatPrompt, Codec, TemplateOptions};
 use serde_json::{Value, json};
 
 use crate::answer::{Shape, json_response, streamed, whole};
-use crate::queue::{Queue, Work};
-use crate::wire::{ApiError, ChatCall, ChatShape, CompletionCall, CompletionShape};
+use crate::guard::{self, Guard};
+use crate::metrics::Metrics;
+use crate::models::{ChatModel, Kind, Models, Served};
+use crate::progress::Progress;
+use crate::queue::Work;
+use crate::spans::{Exporter, Span};
+use crate::wire::{
+    ApiError, ChatCall, ChatShape, CompletionCall, CompletionShape, Conversation, Fields, MessagesCall,
+    MessagesShape, ResponsesCall, ResponsesShape, TokenizeCall, read_detokenize,
+};
+
+/// A body is to come within this time.
+const BODY_TIME: Duration = Duration::from_secs(60);
+/// Bodies longer than this are turned into ids on a thread of their own, so that other sockets do not wait.
+const LONG_BYTES: usize = 32 << 10;
 
 /// What every request needs.
 pub(crate) struct Shared {
-    /// The way to the model.
-    pub queue: Queue,
-    /// The model's name.
-    pub model: String,
-    /// The most tokens that prompt and answer may take together.
-    pub context_tokens: usize,
+    pub models: Models,
+    pub guard: Guard,
+    pub metrics: Arc<Metrics>,
+    /// Where spans go.
+    pub exporter: Option<Exporter>,
     /// The longest request body.
     pub body_bytes_max: usize,
     /// When the server began, in seconds since 1970.
     pub started: u64,
 }
 
+type Answered = Result<Response, ApiError>;
+type Here = State<Arc<Shared>>;
+
 /// All routes.
 pub(crate) fn router(shared: Arc<Shared>) -> Router {
     Router::new()
         .route("/health", get(health))
+        .route("/metrics", get(metrics))
+        .route("/openapi.json", get(openapi))
         .route("/v1/models", get(models))
-        .route("/v1/models/{model}", get(model))
+        .route("/v1/models/{*model}", get(model))
         .route("/v1/chat/completions", post(chat_completions))
         .route("/v1/completions", post(completions))
+        .route("/v1/responses", post(responses))
+        .route("/v1/messages", post(messages))
+        .route("/v1/messages/count_tokens", post(count_tokens))
+        .route("/v1/embeddings", post(crate::vectors::embeddings))
+        .route("/v1/rerank", post(crate::vectors::rerank))
+        .route("/tokenize", post(tokenize))
+        .route("/detokenize", post(detokenize))
         .fallback(unknown_path)
         .method_not_allowed_fallback(unknown_method)
+        .layer(from_fn_with_state(Arc::clone(&shared), guard::check))
         .with_state(shared)
 }
 
-async fn health(State(shared): State<Arc<Shared>>) -> Response {
-    let engine = shared.queue.statistics();
-    let (running, waiting) = (engine.running, engine.waiting);
-    json_response(&json!({"status": "ok", "model": shared.model, "running": running, "waiting": waiting}))
-}
-
-async fn models(State(shared): State<Arc<Shared>>) -> Response {
-    json_response(&json!({"object": "list", "data": [model_json(&shared)]}))
-}
-
-async fn model(State(shared): State<Arc<Shared>>, Path(wanted): Path<String>) -> Response {
-    if wanted == shared.model {
-        json_response(&model_json(&shared))
-    } else {
-        ApiError::unknown_model(&wanted, &shared.model).into_response()
+async fn health(State(shared): Here) -> Response {
+    let models = shared.models.all();
+    let names: Vec<&str> = models.iter().map(|model| model.name.as_str()).collect();
+    let (mut running, mut waiting) = (0, 0);
+    for model in models {
+        if let Kind::Chat(chat) = &model.kind {
+            let engine = chat.queue.statistics();
+            (running, waiting) = (running + engine.running, waiting + engine.waiting);
+        }
     }
+    let mut body = json!({"status": "ok", "model": names.first(), "models": names, "running": running, "waiting": waiting});
+    if !shared.models.failed.is_empty() {
+        let failed = shared.models.failed.iter();
+        body["failed"] = failed.map(|(name, reason)| json!({"model": name, "reason": reason})).collect();
+    }
+    json_response(&body)
 }
 
-fn model_json(shared: &Shared) -> Value {
+async fn metrics(State(shared): Here) -> Response {
+    let text = shared.metrics.text(&shared.models);
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
+}
+
+async fn openapi() -> Response {
+    json_response(&crate::api::openapi())
+}
+
+async fn models(State(shared): Here) -> Response {
+    let data: Vec<Value> = shared.models.all().iter().map(|model| model_json(&shared, model)).collect();
+    let ends = |model: Option<&Value>| model.map(|model| model["id"].clone());
+    // Anthropic's clients read the last three.
+    json_response(&json!({
+        "object": "list", "first_id": ends(data.first()), "last_id": ends(data.last()), "has_more": false, "data": data,
+    }))
+}
+
+async fn model(State(shared): Here, Path(wanted): Path<String>) -> Answered {
+    let model = shared.models.find(Some(&wanted))?;
+    Ok(json_response(&model_json(&shared, model)))
+}
+
+fn model_json(shared: &Shared, model: &Served) -> Value {
     json!({
-        "id": shared.model,
+        "id": model.name,
         "object": "model",
+        "type": "model",
+        "display_name": model.name,
         "created": shared.started,
+        "created_at": crate::ids::rfc3339(shared.started),
         "owned_by": "taoye",
-        "max_model_len": shared.context_tokens,
+        "max_model_len": model.context_tokens,
+        "kind": if matches!(model.kind, Kind::Chat(_)) { "chat" } else { "encoder" },
     })
 }
 
-async fn chat_completions(State(shared): State<Arc<Shared>>, body: Body) -> Result<Response, ApiError> {
-    let ChatCall { request, streaming } =
-        ChatCall::parse(&read(body, shared.body_bytes_max).await?, &shared.model)?;
-    let shape = Shape::Chat(ChatShape::new(&shared.model, &request.options, streaming));
-    let events = shared.queue.ask(Work::Chat(request, 1))?;
-    if streaming.stream { streamed(shape, events).await } else { whole(shape, events).await }
+async fn chat_completions(State(shared): Here, headers: HeaderMap, body: Body) -> Answered {
+    let (model, fields, length) = read(&shared, body).await?;
+    let chat = model.chat()?;
+    let call = ChatCall::read(fields, chat.codec.format())?;
+    let shape = ChatShape::new(&model.name, &call.conversation);
+    let prompt = encode(chat, &call.conversation, length, "messages").await?;
+    let conversation = forced(chat, call.conversation, &call.tools)?;
+    answer(&shared, (&model.name, chat, &headers), conversation, prompt, shape).await
 }
 
-async fn completions(State(shared): State<Arc<Shared>>, body: Body) -> Result<Response, ApiError> {
-    let body = read(body, shared.body_bytes_max).await?;
-    let CompletionCall { requests, streaming } = CompletionCall::parse(&body, &shared.model)?;
-    let shape = CompletionShape::new(&shared.model, &requests[0].options, streaming);
-    let shape = Shape::Completion(shape, requests.len());
-    let events = shared.queue.ask(Work::Completion(requests, 1))?;
-    if streaming.stream { streamed(shape, events).await } else { whole(shape, events).await }
+async fn responses(State(shared): Here, headers: HeaderMap, body: Body) -> Answered {
+    let (model, fields, length) = read(&shared, body).await?;
+    let chat = model.chat()?;
+    let call = ResponsesCall::read(fields, chat.codec.format())?;
+    let shape = ResponsesShape::new(&model.name, &call);
+    let prompt = encode(chat, &call.conversation, length, "input").await?;
+    let conversation = forced(chat, call.conversation, &call.tools)?;
+    answer(&shared, (&model.name, chat, &headers), conversation, prompt, shape)
+        .await
+        .map_err(|error| error.with_param("messages", "input"))
 }
 
-async fn read(body: Body, bytes_max: usize) -> Result<Bytes, ApiError> {
-    axum::body::to_bytes(body, bytes_max).await.map_err(|error| {
+async fn messages(State(shared): Here, headers: HeaderMap, body: Body) -> Answered {
+    let (model, fields, length) = read(&shared, body).await?;
+    let chat = model.chat()?;
+    let call = MessagesCall::read(fields, chat.codec.format())?;
+    let prompt = encode(chat, &call.conversation, length, "messages").await?;
+    let shape = MessagesShape::new(&model.name, &call, prompt.ids.len());
+    let conversation = forced(chat, call.conversation, &call.tools)?;
+    answer(&shared, (&model.name, chat, &headers), conversation, prompt, shape).await
+}
+
+async fn count_tokens(State(shared): Here, body: Body) -> Answered {
+    let (model, fields, length) = read(&shared, body).await?;
+    let chat = model.chat()?;
+    let call = MessagesCall::read_count(fields, chat.codec.format())?;
+    let prompt = encode(chat, &call.conversation, length, "messages").await?;
+    Ok(json_response(&json!({"input_tokens": prompt.ids.len()})))
+}
+
+async fn completions(State(shared): Here, headers: HeaderMap, body: Body) -> Answered {
+    let (model, fields, _) = read(&shared, body).await?;
+    let chat = model.chat()?;
+    let call = CompletionCall::read(fields)?;
+    let shape = CompletionShape::new(&model.name, &call);
+    let CompletionCall { requests, choices, streaming } = call;
+    let total = requests.len() * choices;
+    let events = chat.queue.ask(Work::Completion(requests, choices))?;
+    let progress = Progress::new(events, total, None, Arc::clone(&shared.metrics));
+    let progress = progress.with_span(span(&shared, "text_completion", &model.name, &headers));
+    if streaming.stream { streamed(shape, progress).await } else { whole(shape, progress).await }
+}
+
+async fn tokenize(State(shared): Here, body: Body) -> Answered {
+    let (model, fields, length) = read(&shared, body).await?;
+    let (ids, token_strs) = match TokenizeCall::read(fields)? {
+        TokenizeCall::Text { text, add_special_tokens, token_strs } => {
+            let tokenizer = model.tokenizer();
+            let ids = match add_special_tokens {
+                true => crate::vectors::whole_ids(tokenizer, &text),
+                false => tokenizer.encode(&text),
+            };
+            (ids, token_strs)
+        }
+        TokenizeCall::Chat { messages, template, token_strs } => {
+            let conversation = Conversation { messages, template, ..Conversation::default() };
+            (encode(model.chat()?, &conversation, length, "messages").await?.ids, token_strs)
+        }
+    };
+    let text = |id: &u32| {
+        let tokenizer = model.tokenizer();
+        String::from_utf8_lossy(tokenizer.token_bytes(*id).unwrap_or_default()).into_owned()
+    };
+    let token_strs = token_strs.then(|| ids.iter().map(text).collect::<Vec<_>>());
+    Ok(json_response(&json!({
+        "count": ids.len(), "max_model_len": model.context_tokens, "tokens": ids, "token_strs": token_strs,
+    })))
+}
+
+async fn detokenize(State(shared): Here, body: Body) -> Answered {
+    let (model, fields, _) = read(&shared, body).await?;
+    let ids = read_detokenize(fields)?;
+    Ok(json_response(&json!({"prompt": model.tokenizer().decode(&ids)})))
+}
+
+/// Has a conversation answered, whole or in pieces.
+async fn answer(
+    shared: &Shared,
+    (name, chat, headers): (&str, &ChatModel, &HeaderMap),
+    conversation: Conversation,
+    prompt: ChatPrompt,
+    shape: impl Shape,
+) -> Answered {
+    let Conversation { template, options, choices, streaming, .. } = conversation;
+    let format = chat.codec.format();
+    let parser = AnswerParser::new(format, &template.tools, prompt.in_reasoning);
+    let events = chat.queue.ask(Work::Chat(prompt.ids, options, choices))?;
+    let progress = Progress::new(events, choices, Some(parser), Arc::clone(&shared.metrics));
+    let progress =
+        progress.with_short_ids(format.family() == "mistral").with_span(span(shared, "chat", name, headers));
+    if streaming.stream { streamed(shape, progress).await } else { whole(shape, progress).await }
+}
+
+/// A span of an operation, where spans are wanted.
+fn span(shared: &Shared, operation: &'static str, model: &str, headers: &HeaderMap) -> Option<Span> {
+    let parent = headers.get("traceparent").and_then(|value| value.to_str().ok());
+    Some(shared.exporter.as_ref()?.begin(operation, model, parent))
+}
+
+/// The conversation as ids.
+async fn encode(
+    chat: &ChatModel,
+    conversation: &Conversation,
+    length: usize,
+    input: &str,
+) -> Result<ChatPrompt, ApiError> {
+    let refuse = |error: chat::Error| ApiError::from_chat(&error, input);
+    if length < LONG_BYTES {
+        return chat.codec.encode(&conversation.messages, &conversation.template).map_err(refuse);
+    }
+    let (codec, messages, template): (Arc<Codec>, _, TemplateOptions) =
+        (Arc::clone(&chat.codec), conversation.messages.clone(), conversation.template.clone());
+    let encoded = tokio::task::spawn_blocking(move || codec.encode(&messages, &template)).await;
+    encoded
+        .map_err(|_| ApiError::internal("The conversation could not be turned into tokens."))?
+        .map_err(refuse)
+}
+
+/// A conversation whose answer is held to calls where the request forces them.
+fn forced(
+    chat: &ChatModel,
+    conversation: Conversation,
+    tools: &crate::wire::Tools,
+) -> Result<Conversation, ApiError> {
+    let Some(forced) = tools.forced() else { return Ok(conversation) };
+    let tokenizer = chat.codec.tokenizer();
+    let special = |text: &str| tokenizer.special(text);
+    let grammar = chat.codec.format().call_grammar(&forced, tools.parallel && forced.len() > 1, &special);
+    let _ = grammar;
+    let message =
+        "'tool_choice' cannot force a call with this model; leave it out or set it to \"auto\" or \"none\".";
+    Err(ApiError::invalid(Some("tool_choice"), message).with_code("unsupported_parameter"))
+}
+
+/// The model that a body asks for, its other fields, and its length.
+pub(crate) async fn read(shared: &Shared, body: Body) -> Result<(Arc<Served>, Fields, usize), ApiError> {
+    let body = read_body(body, shared.body_bytes_max).await?;
+    let mut fields = Fields::parse(&body)?;
+    let wanted = fields.string("model")?;
+    Ok((Arc::clone(shared.models.find(wanted.as_deref())?), fields, body.len()))
+}
+
+async fn read_body(body: Body, bytes_max: usize) -> Result<Bytes, ApiError> {
+    let reading = tokio::time::timeout(BODY_TIME, axum::body::to_bytes(body, bytes_max));
+    let Ok(read) = reading.await else {
+        let message = format!("The body did not come within {} s.", BODY_TIME.as_secs());
+        return Err(ApiError::invalid(None, message).with_status(408).with_code("request_timeout"));
+    };
+    read.map_err(|error| {
         let too_long = std::error::Error::source(&error)
             .is_some_and(|cause| cause.is::<http_body_util::LengthLimitError>());
         if too_long {

@@ -2,34 +2,65 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chat::{ChatModel, Local};
-
-use crate::queue::{Queue, Worker};
+use crate::connections::{self, Limits};
+use crate::guard::Guard;
+use crate::keys::ApiKeys;
+use crate::limit::RateLimit;
+use crate::metrics::Metrics;
+use crate::models::{Kind, Model, Models, Workers};
 use crate::routes::{Shared, router};
+use crate::spans::Exporter;
 use crate::{Error, Result};
 
-/// How a model is served.
+/// How models are served.
 #[derive(Clone, Debug)]
 pub struct ServeOptions {
     /// The address to listen on; the default is reachable from this machine alone.
     pub host: String,
     /// The port; 0 takes a free one.
     pub port: u16,
-    /// Requests that wait at most, beside the one that is answered.
+    /// Requests that wait at most for each model, beside those that are answered.
     pub waiting_max: usize,
     /// The longest request body.
     pub body_bytes_max: usize,
     /// How long answers under way may still take when the server is told to end.
     pub drain_seconds: u64,
+    /// Connections at most.
+    pub connections_max: usize,
+    /// How long a connection may say nothing, and how long a request's head may take.
+    pub idle_seconds: u64,
+    /// How long a client may take none of what is sent to it before it is cut off.
+    pub stall_seconds: u64,
+    /// A file of API keys' hashes; without one everybody who reaches the server may ask.
+    pub api_keys: Option<PathBuf>,
+    /// Requests a minute for each key, or for each address where there are no keys.
+    pub requests_per_minute: Option<u32>,
+    /// Web origins whose pages may ask, `*` for all; the server's own may always.
+    pub cors_origins: Vec<String>,
+    /// The OpenTelemetry collector that gets a span of each answer, such as `http://localhost:4318`.
+    pub otlp: Option<String>,
 }
 
 impl Default for ServeOptions {
     fn default() -> Self {
-        let host = "127.0.0.1".to_owned();
-        Self { host, port: 8000, waiting_max: 64, body_bytes_max: 4 << 20, drain_seconds: 30 }
+        Self {
+            host: "127.0.0.1".to_owned(),
+            port: 8000,
+            waiting_max: 64,
+            body_bytes_max: 4 << 20,
+            drain_seconds: 30,
+            connections_max: 4096,
+            idle_seconds: 120,
+            stall_seconds: 30,
+            api_keys: None,
+            requests_per_minute: None,
+            cors_origins: Vec::new(),
+            otlp: None,
+        }
     }
 }
 
@@ -39,18 +70,22 @@ pub struct Server {
     listener: tokio::net::TcpListener,
     address: SocketAddr,
     shared: Arc<Shared>,
-    worker: Worker,
-    memory: engine::Memory,
+    workers: Workers,
+    /// Name, context in tokens, and memory where it is known.
+    sheet: Vec<(String, usize, Option<engine::Memory>)>,
+    limits: Limits,
     drain: Duration,
 }
 
 impl Server {
-    /// Takes the port and starts the model's thread.
+    /// Takes the port and starts the models' threads.
     ///
     /// # Errors
     /// [`Error::Bind`] where the port is taken or the host unknown, [`Error::Start`] where the system refuses
-    /// threads.
-    pub fn bind(model: Local, options: &ServeOptions) -> Result<Self> {
+    /// threads, [`Error::NoModel`] where none could be loaded, [`Error::SameName`] and [`Error::Keys`].
+    pub fn bind(models: Vec<Model>, options: &ServeOptions) -> Result<Self> {
+        check_names(&models)?;
+        let keys = options.api_keys.as_deref().map(ApiKeys::load).transpose()?;
         // Reading and writing sockets is little work; the cores belong to the model.
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Start)?;
@@ -58,18 +93,36 @@ impl Server {
         let bind_error = |source| Error::Bind { host: options.host.clone(), port: options.port, source };
         let listener = runtime.block_on(tokio::net::TcpListener::bind(wanted)).map_err(bind_error)?;
         let address = listener.local_addr().map_err(bind_error)?;
-        let memory = model.engine().memory();
-        let (name, context_tokens) = (model.name().to_owned(), model.context_tokens());
-        let (queue, worker) = Queue::start(model, options.waiting_max).map_err(Error::Start)?;
+        connections::raise_file_limit();
+        let memory = |model: &Model| match model {
+            Model::Chat(local) => Some(local.engine().memory()),
+            Model::Encoder { .. } | Model::Failed { .. } => None,
+        };
+        let memories: Vec<_> =
+            models.iter().filter(|model| !matches!(model, Model::Failed { .. })).map(memory).collect();
+        let (models, workers) = Models::start(models, options.waiting_max).map_err(Error::Start)?;
+        let sheet = models.all().iter().zip(memories);
+        let sheet = sheet.map(|(model, memory)| (model.name.clone(), model.context_tokens, memory)).collect();
+        let guard = Guard {
+            keys,
+            limit: options.requests_per_minute.map(RateLimit::new),
+            origins: options.cors_origins.clone(),
+        };
         let shared = Arc::new(Shared {
-            queue,
-            model: name,
-            context_tokens,
+            models,
+            guard,
+            metrics: Arc::new(Metrics::default()),
+            exporter: options.otlp.as_deref().map(Exporter::start).transpose().map_err(Error::Start)?,
             body_bytes_max: options.body_bytes_max,
             started: crate::ids::unix_seconds(),
         });
+        let limits = Limits {
+            connections_max: options.connections_max.max(1),
+            idle: Duration::from_secs(options.idle_seconds.max(1)),
+            stall: Duration::from_secs(options.stall_seconds.max(1)),
+        };
         let drain = Duration::from_secs(options.drain_seconds);
-        Ok(Self { runtime, listener, address, shared, worker, memory, drain })
+        Ok(Self { runtime, listener, address, shared, workers, sheet, limits, drain })
     }
 
     /// Where the server listens.
@@ -79,37 +132,65 @@ impl Server {
 
     /// What a person who starts the server wants to know: where it is, how to ask it, what it holds.
     pub fn banner(&self) -> String {
-        let Shared { model, context_tokens, .. } = &*self.shared;
         let mebibytes = |bytes: usize| bytes as f64 / f64::from(1 << 20);
-        let (weights, cache) = (mebibytes(self.memory.weights_bytes), mebibytes(self.memory.cache_bytes));
         let url = format!("http://{}", self.address);
-        let question = format!(
-            "{{\"model\": \"{model}\", \"messages\": [{{\"role\": \"user\", \"content\": \"Hello!\"}}]}}"
-        );
-        format!(
-            "serving {model} at {url}\n  context {context_tokens} tokens; weights {weights:.1} MiB; \
-             key/value cache up to {cache:.1} MiB, taken as it fills\n  try it:\n  \
-             curl {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{question}'\n  \
-             Ctrl-C ends it\n"
-        )
+        let mut text = String::new();
+        for (name, context_tokens, memory) in &self.sheet {
+            text += &format!("serving {name} at {url}\n  context {context_tokens} tokens");
+            if let Some(memory) = memory {
+                let (weights, cache) = (mebibytes(memory.weights_bytes), mebibytes(memory.cache_bytes));
+                text += &format!(
+                    "; weights {weights:.1} MiB; key/value cache up to {cache:.1} MiB, taken as it fills"
+                );
+            }
+            text.push('\n');
+        }
+        for (name, reason) in &self.shared.models.failed {
+            text += &format!("NOT serving {name}: {reason}\n");
+        }
+        text += &self.example(&url);
+        let open = self.shared.guard.keys.is_none() && !self.address.ip().is_loopback();
+        if open {
+            text += "  everybody who reaches this address may ask; make keys with `taoye serve key new` to change that\n";
+        }
+        text + "  Ctrl-C ends it\n"
+    }
+
+    /// A command that asks the first model.
+    fn example(&self, url: &str) -> String {
+        let Some(model) = self.shared.models.all().first() else { return String::new() };
+        let name = &model.name;
+        let (path, body) = match model.kind {
+            Kind::Chat(_) => (
+                "/v1/chat/completions",
+                format!(
+                    "{{\"model\": \"{name}\", \"messages\": [{{\"role\": \"user\", \"content\": \"Hello!\"}}]}}"
+                ),
+            ),
+            Kind::Encoder(_) => {
+                ("/v1/embeddings", format!("{{\"model\": \"{name}\", \"input\": \"Hello!\"}}"))
+            }
+        };
+        let key = if self.shared.guard.keys.is_some() { " -H 'Authorization: Bearer KEY'" } else { "" };
+        format!("  try it:\n  curl {url}{path} -H 'Content-Type: application/json'{key} -d '{body}'\n")
     }
 
     /// Answers until `shutdown` is ready. Then no new connection is taken, answers under way have the drain
     /// time to end, and what is left is cut short.
     ///
     /// # Errors
-    /// [`Error::Serve`] where the listener fails.
+    /// None at present; a connection that fails is no failure of the server's.
     pub fn run(self, shutdown: impl Future<Output = ()> + Send + 'static) -> Result<()> {
-        let Self { runtime, listener, shared, worker, drain, .. } = self;
-        let served = runtime.block_on(async {
+        let Self { runtime, listener, shared, workers, limits, drain, .. } = self;
+        runtime.block_on(async {
             let (ending, ended) = tokio::sync::oneshot::channel::<()>();
             let shutdown = async move {
                 shutdown.await;
                 // The receiver is only gone when serving is over.
                 let _ = ending.send(());
             };
-            let serving = axum::serve(listener, router(shared)).with_graceful_shutdown(shutdown);
-            let serving = std::future::IntoFuture::into_future(serving);
+            let metrics = Arc::clone(&shared.metrics);
+            let serving = connections::serve(listener, router(shared), limits, metrics, shutdown);
             let too_late = async {
                 match ended.await {
                     Ok(()) => tokio::time::sleep(drain).await,
@@ -117,16 +198,35 @@ impl Server {
                 }
             };
             tokio::select! {
-                served = serving => served.map_err(Error::Serve),
-                () = too_late => Ok(()),
+                () = serving => {}
+                () = too_late => {}
             }
         });
-        worker.give_up();
-        // Dropping the runtime drops the connections that are left, and with them the last ways to the queue.
+        workers.0.iter().for_each(crate::queue::Worker::give_up);
+        // Dropping the runtime drops the connections that are left, and with them the last ways to the queues.
         drop(runtime);
-        worker.join();
-        served
+        workers.0.into_iter().for_each(crate::queue::Worker::join);
+        Ok(())
     }
+}
+
+fn check_names(models: &[Model]) -> Result<()> {
+    let mut names = std::collections::HashSet::new();
+    let mut failed = Vec::new();
+    for model in models {
+        let name = match model {
+            Model::Chat(local) => chat::ChatModel::name(&**local),
+            Model::Encoder { name, .. } => name,
+            Model::Failed { name, reason } => {
+                failed.push(format!("{name}: {reason}"));
+                name
+            }
+        };
+        if !names.insert(name) {
+            return Err(Error::SameName(name.to_owned()));
+        }
+    }
+    if failed.len() == models.len() { Err(Error::NoModel(failed.join("; "))) } else { Ok(()) }
 }
 
 /// Serves until SIGINT or SIGTERM, after saying on standard output where. A second signal does not wait for
@@ -134,8 +234,8 @@ impl Server {
 ///
 /// # Errors
 /// As [`Server::bind`] and [`Server::run`].
-pub fn run(model: Local, options: &ServeOptions) -> Result<()> {
-    let server = Server::bind(model, options)?;
+pub fn run(models: Vec<Model>, options: &ServeOptions) -> Result<()> {
+    let server = Server::bind(models, options)?;
     print!("{}", server.banner());
     let mut signals = server.runtime.block_on(async { Signals::new() }).map_err(Error::Start)?;
     server.run(async move {

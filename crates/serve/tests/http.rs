@@ -198,7 +198,9 @@ fn bodies_and_paths_that_are_wrong_are_named() {
         (400, json!("prompt"), json!("context_length_exceeded")),
         "256",
     );
-    check("/v1/embeddings", "{}", (404, json!(null), json!("unknown_url")), "POST /v1/embeddings");
+    check("/v1/nothing", "{}", (404, json!(null), json!("unknown_url")), "POST /v1/nothing");
+    let texts = json!({"input": "a"}).to_string();
+    check("/v1/embeddings", &texts, (400, json!("model"), json!("model_not_supported")), "is no encoder");
     check(
         "/health",
         "{}",
@@ -232,9 +234,9 @@ fn fields_of_a_chat_that_are_wrong_are_named() {
     refuse(
         json!({"messages": [{"role": "tool", "content": "x"}]}),
         400,
-        "messages[0].role",
+        "messages[0].tool_call_id",
         json!(null),
-        "'tool'",
+        "tool_call_id",
     );
     let image = json!({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]});
     refuse(image, 400, "messages[0].content[0]", json!(null), "'image_url'");
@@ -264,8 +266,11 @@ fn what_this_server_does_not_do_is_named() {
     let refuse = |extra: Value, param: &str, code: Value, text: &str| {
         check(&server, CHAT, &question(extra).to_string(), (400, json!(param), code), text);
     };
-    refuse(json!({"n": 2}), "n", json!("unsupported_parameter"), "'n' is not supported");
-    refuse(json!({"tools": [{}]}), "tools", json!("unsupported_parameter"), "'tools'");
+    refuse(json!({"n": 0}), "n", json!("invalid_value"), "0 is not between 1");
+    refuse(json!({"audio": {}}), "audio", json!("unsupported_parameter"), "'audio' is not supported");
+    refuse(json!({"tools": [{}]}), "tools[0].type", json!(null), "tools[0].type");
+    let tool = json!([{"type": "function", "function": {"name": "f"}}]);
+    refuse(json!({"tools": tool}), "tools", json!("unsupported_parameter"), "does not show them");
     refuse(
         json!({"response_format": {"type": "json_object"}}),
         "response_format",
@@ -300,7 +305,7 @@ fn health_and_models() {
     let server = server();
     assert_eq!(
         server.get("/health"),
-        (200, json!({"status": "ok", "model": "tiny", "running": 0, "waiting": 0}))
+        (200, json!({"status": "ok", "model": "tiny", "models": ["tiny"], "running": 0, "waiting": 0}))
     );
     let (status, models) = server.get("/v1/models");
     assert_eq!((status, &models["object"], &models["data"][0]["id"]), (200, &json!("list"), &json!("tiny")));
@@ -442,7 +447,7 @@ fn an_answer_that_takes_too_long_is_cut_short_when_the_server_ends() {
 fn a_taken_port_is_said_with_what_to_do() {
     let server = server();
     let options = ServeOptions { port: server.address.port(), ..ServeOptions::default() };
-    let message = Server::bind(client::model(256, 4), &options).err().unwrap().to_string();
+    let message = Server::bind(client::models(256), &options).err().unwrap().to_string();
     assert!(message.contains(&format!("cannot listen on 127.0.0.1:{}", server.address.port())), "{message}");
     assert!(message.contains("choose another --port"), "{message}");
 }
@@ -450,7 +455,7 @@ fn a_taken_port_is_said_with_what_to_do() {
 #[test]
 fn the_banner_tells_where_and_how() {
     let server =
-        Server::bind(client::model(256, 4), &ServeOptions { port: 0, ..ServeOptions::default() }).unwrap();
+        Server::bind(client::models(256), &ServeOptions { port: 0, ..ServeOptions::default() }).unwrap();
     let banner = server.banner();
     for text in [&format!("http://{}", server.address()), "curl ", "context 256 tokens", "MiB"] {
         assert!(banner.contains(text), "{banner}");

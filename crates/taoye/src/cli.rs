@@ -1,14 +1,15 @@
 //! The command line: flags as data, one type a command. It must not do anything.
 
 mod plan;
+mod serve;
 
 pub use self::plan::{
     MethodFlag, Plan, PlanChips, PlanCommand, PlanForecast, PlanServe, PlanTrain, RecomputeFlag, StageFlag,
 };
+pub use self::serve::{BenchServe, Serve, ServeCommand, ServeFlags, ServeKey, ServeKeyNew};
 
 use crate::recipe::Tuning;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use std::net::IpAddr;
 use std::path::PathBuf;
 
 /// From raw text to a trained, aligned and served language model, on your own machine.
@@ -47,8 +48,8 @@ pub enum Command {
     Runs(Runs),
     /// Talk to a model in the terminal
     Chat(Chat),
-    /// Serve a model over an OpenAI-compatible HTTP API
-    Serve(Serve),
+    /// Serve models over HTTP as OpenAI's and Anthropic's clients expect them
+    Serve(Box<Serve>),
     /// Turn texts into vectors with an encoder such as MiniLM or bge: one JSON line each
     Embed(Embed),
     /// Turn files and folders into clean, deduplicated documents
@@ -276,30 +277,6 @@ pub struct SamplingFlags {
 }
 
 #[derive(Args)]
-pub struct Serve {
-    /// The model: a GGUF file, or a Hugging Face folder such as runs/speedrun/model
-    pub model: PathBuf,
-    #[command(flatten)]
-    pub load: LoadFlags,
-    /// A PEFT folder with adapters of the model, merged into its weights when they are loaded
-    #[arg(long, value_name = "DIR")]
-    pub adapter: Option<PathBuf>,
-    /// A smaller model with the same tokenizer that guesses tokens ahead: faster where it is often right, and the
-    /// same answers
-    #[arg(long, value_name = "MODEL")]
-    pub draft: Option<PathBuf>,
-    /// Address to listen on
-    #[arg(long, default_value = "127.0.0.1")]
-    pub host: IpAddr,
-    /// Port to listen on; 0 takes a free one
-    #[arg(long, default_value_t = 8000)]
-    pub port: u16,
-    /// Name that clients call the model by [default: the folder's]
-    #[arg(long)]
-    pub name: Option<String>,
-}
-
-#[derive(Args)]
 pub struct Corpus {
     /// Files and folders: txt, md, html, source code, jsonl, each also as .gz or .zst
     #[arg(required = true)]
@@ -459,6 +436,8 @@ pub enum Bench {
     Prefill(BenchInference),
     /// Generating token by token: tokens/s, share of the memory's bandwidth
     Decode(BenchInference),
+    /// Many streams at once against a server with OpenAI's interface: tokens/s, time to first token
+    Serve(BenchServe),
 }
 
 #[derive(Args)]

@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::normal::Place;
 use crate::template::{ChatTemplate, Rendered, Source};
 use crate::tokenizer::Tokenizer;
+use crate::tools::{GUARD, TemplateOptions, ToolCall};
 
 /// The default template, ChatML: `<|im_start|>role`, a newline, the content, `<|im_end|>`, a newline.
 pub const CHATML: &str = "{% for message in messages %}\
@@ -23,6 +24,18 @@ pub struct Message {
     pub role: Role,
     /// What is said. Never taken for special tokens, whatever it spells.
     pub content: String,
+    /// What the assistant thought before it said that, where it was told apart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reasoning_content: Option<String>,
+    /// The tools that the assistant calls.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tool_calls: Vec<ToolCall>,
+    /// In a tool's message: the call that this answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool_call_id: Option<String>,
+    /// The tool's or the speaker's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
 }
 
 /// Who speaks.
@@ -51,7 +64,21 @@ pub struct ChatIds {
 impl Message {
     /// A message of `role` saying `content`.
     pub fn new(role: Role, content: impl Into<String>) -> Message {
-        Message { role, content: content.into() }
+        let (reasoning_content, tool_call_id, name) = (None, None, None);
+        Message {
+            role,
+            content: content.into(),
+            reasoning_content,
+            tool_calls: Vec::new(),
+            tool_call_id,
+            name,
+        }
+    }
+
+    /// Is there anything beside role and content?
+    pub(crate) fn is_plain(&self) -> bool {
+        let others = [&self.reasoning_content, &self.tool_call_id, &self.name];
+        self.tool_calls.is_empty() && others.iter().all(|other| other.is_none())
     }
 }
 
@@ -92,8 +119,22 @@ impl Tokenizer {
         messages: &[Message],
         add_generation_prompt: bool,
     ) -> Result<ChatIds> {
-        let is_special = |text: &str| self.find_special(text).is_some();
-        let rendered = template.parts(messages, add_generation_prompt, &is_special)?;
+        self.encode_chat_with(template, messages, &TemplateOptions::default(), add_generation_prompt)
+    }
+
+    /// [`Tokenizer::encode_chat`] with tools and other variables for the template. What tools, calls and reasoning spell is
+    /// ordinary text too.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode_chat`].
+    pub fn encode_chat_with(
+        &self,
+        template: &ChatTemplate,
+        messages: &[Message],
+        options: &TemplateOptions,
+        add_generation_prompt: bool,
+    ) -> Result<ChatIds> {
+        let rendered = self.rendered(template, messages, options, add_generation_prompt)?;
         let counted: Vec<bool> = messages.iter().map(|message| message.role == Role::Assistant).collect();
         Ok(self.encode_parts(&rendered, &counted))
     }
@@ -111,8 +152,9 @@ impl Tokenizer {
         template: &ChatTemplate,
         conversation: &Conversation,
     ) -> Result<ChatIds> {
-        let is_special = |text: &str| self.find_special(text).is_some();
-        let rendered = template.parts(&conversation.messages, false, &is_special)?;
+        let options =
+            TemplateOptions { tools: conversation.tools.clone(), variables: serde_json::Map::new() };
+        let rendered = self.rendered(template, &conversation.messages, &options, false)?;
         let counted = |message: &usize| conversation.counted.get(*message) == Some(&true);
         let problems = rendered.problems.iter().filter(|(message, _)| counted(message));
         if let Some((_, reason)) = problems.min_by_key(|(message, _)| *message) {
@@ -133,6 +175,21 @@ impl Tokenizer {
         let encoded = self.encode_conversation(template, &Conversation::new(messages.to_vec())).ok()?;
         let last = encoded.loss_mask.iter().rposition(|&mask| mask == 1)?;
         self.special_text(encoded.ids[last]).map(|_| encoded.ids[last])
+    }
+
+    fn rendered(
+        &self,
+        template: &ChatTemplate,
+        messages: &[Message],
+        options: &TemplateOptions,
+        add_generation_prompt: bool,
+    ) -> Result<Rendered> {
+        if options.is_empty() && messages.iter().all(Message::is_plain) {
+            let is_special = |text: &str| self.find_special(text).is_some();
+            return template.parts(messages, add_generation_prompt, &is_special);
+        }
+        let find = |text: &str| self.find_special(text).map(|found| (found.start, found.end));
+        template.guarded_parts(messages, options, add_generation_prompt, &find)
     }
 
     fn encode_parts(&self, rendered: &Rendered, counted: &[bool]) -> ChatIds {
@@ -195,14 +252,18 @@ impl ChatEncoder<'_> {
 
     fn template(&mut self, mut text: &str) {
         while let Some(found) = self.tokenizer.find_special(text) {
-            self.run.push_str(&text[..found.start]);
+            self.ordinary(&text[..found.start]);
             self.flush();
             self.out.ids.push(found.id);
             self.out.loss_mask.push(self.loss);
             self.place = Place::AfterToken;
             text = &text[found.end..];
         }
-        self.run.push_str(text);
+        self.ordinary(text);
+    }
+
+    fn ordinary(&mut self, text: &str) {
+        self.run.extend(text.split(GUARD));
     }
 
     fn flush(&mut self) {

@@ -10,6 +10,7 @@ use crate::chat::{ChatIds, Message, Role};
 use crate::error::{Error, Result};
 use crate::template::ChatTemplate;
 use crate::tokenizer::Tokenizer;
+use crate::tools::ToolCall;
 
 /// A conversation to learn from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +19,8 @@ pub struct Conversation {
     pub messages: Vec<Message>,
     /// One for each message: does the loss count what it says? True for the assistant's, but for those of `weight` 0.
     pub counted: Vec<bool>,
+    /// The tools that may be called, as of [`crate::TemplateOptions::tools`].
+    pub tools: Vec<Value>,
 }
 
 /// The conversations of one file, in order; the file may be packed (`.gz`, `.zst`). Blank lines are passed over.
@@ -74,7 +77,7 @@ impl Conversation {
     /// A conversation whose every assistant message counts.
     pub fn new(messages: Vec<Message>) -> Conversation {
         let counted = messages.iter().map(|message| message.role == Role::Assistant).collect();
-        Conversation { messages, counted }
+        Conversation { messages, counted, tools: Vec::new() }
     }
 
     /// Reads one line's JSON; the error is the reason alone.
@@ -84,14 +87,13 @@ impl Conversation {
     pub fn from_json(line: &str) -> std::result::Result<Conversation, String> {
         let line: Value = serde_json::from_str(line).map_err(|error| format!("not valid JSON: {error}"))?;
         let fields = line.as_object().ok_or("expected an object {\"messages\": [...]}")?;
-        if let Some(name) = ["tools", "functions"].iter().find(|name| is_given(fields, name)) {
-            return Err(format!(
-                "{name:?} is not supported: put what the model must know into a system message"
-            ));
+        if is_given(fields, "functions") {
+            return Err("\"functions\" is OpenAI's old name; write them as \"tools\"".into());
         }
         let messages = fields.get("messages").and_then(Value::as_array);
         let messages = messages.ok_or("expected \"messages\", a list of objects with role and content")?;
-        let mut read = Conversation { messages: Vec::new(), counted: Vec::new() };
+        let tools = read_tools(fields.get("tools").unwrap_or(&Value::Null))?;
+        let mut read = Conversation { messages: Vec::new(), counted: Vec::new(), tools };
         for (index, message) in messages.iter().enumerate() {
             let (message, counts) =
                 read_message(message).map_err(|reason| format!("messages[{index}]: {reason}"))?;
@@ -142,31 +144,80 @@ impl Iterator for ChatFile {
     }
 }
 
+/// A list of tools, in OpenAI's shape or as the function alone.
+fn read_tools(tools: &Value) -> std::result::Result<Vec<Value>, String> {
+    let tools = match tools {
+        Value::Null => return Ok(Vec::new()),
+        Value::Array(tools) => tools,
+        _ => return Err("tools is no list".into()),
+    };
+    let tool = |(index, tool): (usize, &Value)| {
+        let function = tool.get("function").unwrap_or(tool);
+        match function["name"].as_str() {
+            Some(_) => Ok(serde_json::json!({"type": "function", "function": function})),
+            None => Err(format!(
+                "tools[{index}]: expected {{\"type\": \"function\", \"function\": {{\"name\": ...}}}}"
+            )),
+        }
+    };
+    tools.iter().enumerate().map(tool).collect()
+}
+
+/// What a message may have.
+const FIELDS: [&str; 8] =
+    ["role", "content", "weight", "tool_calls", "tool_call_id", "name", "reasoning_content", "refusal"];
+
 /// A message, and whether the loss counts it.
 fn read_message(message: &Value) -> std::result::Result<(Message, bool), String> {
     let fields = message.as_object().ok_or("expected an object with role and content")?;
-    if let Some(name) = fields.keys().find(|name| !["role", "content", "weight"].contains(&name.as_str()))
-        && is_given(fields, name)
-    {
+    let unknown = |name: &&String| !FIELDS.contains(&name.as_str()) || *name == "refusal";
+    if let Some(name) = fields.keys().find(|name| unknown(name) && is_given(fields, name)) {
         return Err(format!("field {name:?} is not supported: remove it, or say it in content"));
     }
     let role = fields.get("role").unwrap_or(&Value::Null);
     let role: Role = serde_json::from_value(role.clone())
         .map_err(|_| format!("role is {role}, expected system, user, assistant or tool"))?;
-    let content = read_content(fields.get("content").unwrap_or(&Value::Null))?;
-    let weight = match fields.get("weight") {
-        None | Some(Value::Null) => None,
-        Some(weight) => Some(
-            weight
-                .as_f64()
-                .filter(|weight| [0.0, 1.0].contains(weight))
-                .ok_or_else(|| format!("weight is {weight}, expected 0 (not to be learnt) or 1"))?,
-        ),
+    let tool_calls = read_calls(role, fields.get("tool_calls").unwrap_or(&Value::Null))?;
+    let content = match fields.get("content").unwrap_or(&Value::Null) {
+        Value::Null if !tool_calls.is_empty() => String::new(),
+        content => read_content(content)?,
     };
+    let text = |name: &str| match fields.get(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text.clone())),
+        Some(other) => Err(format!("{name} is {other}, expected a text")),
+    };
+    let weight = read_weight(fields.get("weight").unwrap_or(&Value::Null))?;
     if weight.is_some() && role != Role::Assistant {
         return Err(format!("weight belongs to assistant messages, not to one of role {}", role.name()));
     }
-    Ok((Message::new(role, content), role == Role::Assistant && weight != Some(0.0)))
+    let reasoning_content = text("reasoning_content")?;
+    let (tool_call_id, name) = (text("tool_call_id")?, text("name")?);
+    let message = Message { role, content, reasoning_content, tool_calls, tool_call_id, name };
+    Ok((message, role == Role::Assistant && weight != Some(0.0)))
+}
+
+fn read_calls(role: Role, calls: &Value) -> std::result::Result<Vec<ToolCall>, String> {
+    let calls = match calls {
+        Value::Null => return Ok(Vec::new()),
+        Value::Array(calls) => calls,
+        _ => return Err("tool_calls is no list".into()),
+    };
+    if role != Role::Assistant && !calls.is_empty() {
+        return Err(format!("tool_calls belong to assistant messages, not to one of role {}", role.name()));
+    }
+    let call = |(index, call): (usize, &Value)| {
+        ToolCall::try_from(call.clone()).map_err(|reason| format!("tool_calls[{index}]: {reason}"))
+    };
+    calls.iter().enumerate().map(call).collect()
+}
+
+fn read_weight(weight: &Value) -> std::result::Result<Option<f64>, String> {
+    if weight.is_null() {
+        return Ok(None);
+    }
+    let known = weight.as_f64().filter(|weight| [0.0, 1.0].contains(weight));
+    known.map(Some).ok_or_else(|| format!("weight is {weight}, expected 0 (not to be learnt) or 1"))
 }
 
 /// Text, or a list of parts that are all text.

@@ -8,6 +8,7 @@ use minijinja::{Environment, ErrorKind, State, Value, context};
 use crate::chat::{Message, Role};
 use crate::error::{Error, Result};
 use crate::tokenizer::Settings;
+use crate::tools::{Arguments, GUARD, TemplateOptions, guarded_json, holds};
 
 /// A compiled chat template.
 pub struct ChatTemplate {
@@ -15,6 +16,8 @@ pub struct ChatTemplate {
     special: Value,
     /// Does it say by `{% generation %}` what the assistant generates?
     has_marks: bool,
+    /// Does it know a message that only calls tools by its content being none (DeepSeek)?
+    wants_none: bool,
 }
 
 /// A rendered conversation, cut into pieces.
@@ -88,7 +91,9 @@ impl ChatTemplate {
         let special = Value::from_pairs(
             named.into_iter().filter(|(_, text)| !text.is_empty()).map(|(name, text)| (name, text.as_str())),
         );
-        Ok(ChatTemplate { environment, special, has_marks })
+        let wants_none = ["['content'] is none", "[\"content\"] is none", ".content is none"];
+        let wants_none = wants_none.iter().any(|test| settings.chat_template.contains(test));
+        Ok(ChatTemplate { environment, special, has_marks, wants_none })
     }
 
     /// The conversation as one text, as transformers' `apply_chat_template(tokenize=False)`.
@@ -114,6 +119,75 @@ impl ChatTemplate {
         template
             .render(context! { ..Value::from(minijinja::value::Serde(variables)), ..defaults })
             .map_err(failed)
+    }
+
+    /// The conversation as one text, with tools and other variables for the template.
+    ///
+    /// # Errors
+    /// [`Error::Template`] when the template refuses the messages or fails.
+    pub fn render_chat(
+        &self,
+        messages: &[Message],
+        options: &TemplateOptions,
+        add_generation_prompt: bool,
+    ) -> Result<String> {
+        self.render_changed(messages, options, add_generation_prompt, &|value| value)
+    }
+
+    /// The same with `change` made to each message, tool and variable.
+    fn render_changed(
+        &self,
+        messages: &[Message],
+        options: &TemplateOptions,
+        add_generation_prompt: bool,
+        change: &dyn Fn(serde_json::Value) -> serde_json::Value,
+    ) -> Result<String> {
+        let render = |arguments: Arguments| {
+            let given = options.variables.iter();
+            let mut variables: serde_json::Map<_, _> =
+                given.map(|(name, value)| (name.clone(), change(value.clone()))).collect();
+            let message = |message: &Message| change(message_json(message, arguments, self.wants_none));
+            variables.insert("messages".into(), messages.iter().map(message).collect());
+            variables.insert("add_generation_prompt".into(), add_generation_prompt.into());
+            if !options.tools.is_empty() {
+                variables.insert("tools".into(), options.tools.iter().cloned().map(change).collect());
+            }
+            self.render_variables(&variables)
+        };
+        let calls = messages.iter().any(|message| !message.tool_calls.is_empty());
+        match render(Arguments::Object) {
+            // A template that puts the arguments' text between its own cannot do so with an object.
+            Err(error) if calls => render(Arguments::Text).map_err(|_| error),
+            rendered => rendered,
+        }
+    }
+
+    /// The rendered conversation with tools, calls, reasoning and other variables, as [`ChatTemplate::parts`]. What would be a
+    /// special token, were it the template's, has a [`GUARD`] in it; `find` gives where the first one of a text is.
+    ///
+    /// # Errors
+    /// [`Error::Template`] when the template fails, or a text holds a guard.
+    pub(crate) fn guarded_parts(
+        &self,
+        messages: &[Message],
+        options: &TemplateOptions,
+        add_generation_prompt: bool,
+        find: &dyn Fn(&str) -> Option<(usize, usize)>,
+    ) -> Result<Rendered> {
+        let holds_guard = std::cell::Cell::new(false);
+        let change = |value| {
+            holds_guard.set(holds_guard.get() || holds(&value, GUARD));
+            guarded_json(&value, find)
+        };
+        let render = |messages: &[Message], open| self.render_changed(messages, options, open, &change);
+        let text = render(messages, add_generation_prompt)?;
+        if holds_guard.get() {
+            return Err(Error::Template(format!(
+                "a message or a tool holds U+{:X}, a non-character that this program needs itself; remove it",
+                GUARD as u32
+            )));
+        }
+        Ok(cut_by_prefixes(&text, messages, &render))
     }
 
     fn render_with(&self, messages: &[Message], add_generation_prompt: bool, marks: Marks) -> Result<String> {
@@ -171,7 +245,7 @@ impl ChatTemplate {
             let marked = self.render_with(messages, add_generation_prompt, Marks::Show)?;
             return Ok(cut_at_marks(&marked, messages));
         }
-        Ok(self.cut_by_prefixes(&expected, messages))
+        Ok(cut_by_prefixes(&expected, messages, &|messages, open| self.render(messages, open)))
     }
 
     /// Gives each answer its speaker: its content, and what stands between that and the end of the prompt for it.
@@ -232,34 +306,38 @@ impl ChatTemplate {
             )),
         }
     }
+}
 
-    /// The whole text as the template's, with the answers where the renderings of the first messages end.
-    fn cut_by_prefixes(&self, text: &str, messages: &[Message]) -> Rendered {
-        let mut rendered = Rendered { parts: Vec::new(), ends_follow: false, problems: Vec::new() };
-        let mut position = 0;
-        let answers = (0..messages.len()).filter(|&index| messages[index].role == Role::Assistant);
-        for message in answers {
-            let prompt = self.render(&messages[..message], true).unwrap_or_default();
-            let answered = self.render(&messages[..=message], false).unwrap_or_default();
-            let is_prefix = text.starts_with(&prompt) && text.starts_with(&answered);
-            if !is_prefix || prompt.len() < position || answered.len() <= prompt.len() {
-                let reason = format!(
-                    "it prints the messages up to message {message} otherwise when others follow (such as reasoning, which \
-                     many templates leave out of earlier answers), so its beginning and end cannot be told; make it the \
-                     last message of its conversation, or give earlier answers \"weight\": 0"
-                );
-                rendered.problems.push((message, reason));
-                continue;
-            }
-            rendered.parts.push(Part::template(text[position..prompt.len()].to_owned()));
-            // The line that ends after the end-of-turn token is no answer.
-            let said = text[prompt.len()..answered.len()].trim_end();
-            rendered.parts.push(Part { speaker: Some(message), ..Part::template(said) });
-            position = prompt.len() + said.len();
+/// The whole text as the template's, with the answers where the renderings of the first messages end.
+fn cut_by_prefixes(
+    text: &str,
+    messages: &[Message],
+    render: &dyn Fn(&[Message], bool) -> Result<String>,
+) -> Rendered {
+    let mut rendered = Rendered { parts: Vec::new(), ends_follow: false, problems: Vec::new() };
+    let mut position = 0;
+    let answers = (0..messages.len()).filter(|&index| messages[index].role == Role::Assistant);
+    for message in answers {
+        let prompt = render(&messages[..message], true).unwrap_or_default();
+        let answered = render(&messages[..=message], false).unwrap_or_default();
+        let is_prefix = text.starts_with(&prompt) && text.starts_with(&answered);
+        if !is_prefix || prompt.len() < position || answered.len() <= prompt.len() {
+            let reason = format!(
+                "it prints the messages up to message {message} otherwise when others follow (such as reasoning, which \
+                 many templates leave out of earlier answers), so its beginning and end cannot be told; make it the \
+                 last message of its conversation, or give earlier answers \"weight\": 0"
+            );
+            rendered.problems.push((message, reason));
+            continue;
         }
-        rendered.parts.push(Part::template(text[position..].to_owned()));
-        rendered
+        rendered.parts.push(Part::template(text[position..prompt.len()].to_owned()));
+        // The line that ends after the end-of-turn token is no answer.
+        let said = text[prompt.len()..answered.len()].trim_end();
+        rendered.parts.push(Part { speaker: Some(message), ..Part::template(said) });
+        position = prompt.len() + said.len();
     }
+    rendered.parts.push(Part::template(text[position..].to_owned()));
+    rendered
 }
 
 impl Part {
@@ -277,6 +355,28 @@ enum Marks {
 
 fn message_value(message: &Message) -> Value {
     Value::from_pairs([("role", message.role.name()), ("content", message.content.as_str())])
+}
+
+/// A message as OpenAI's interface has it; what it lacks is not there at all, since templates ask whether it is defined.
+fn message_json(message: &Message, arguments: Arguments, wants_none: bool) -> serde_json::Value {
+    let mut value = serde_json::json!({"role": message.role.name(), "content": message.content});
+    if wants_none && message.content.is_empty() && !message.tool_calls.is_empty() {
+        value["content"] = serde_json::Value::Null;
+    }
+    let texts = [
+        ("reasoning_content", &message.reasoning_content),
+        ("tool_call_id", &message.tool_call_id),
+        ("name", &message.name),
+    ];
+    for (name, text) in texts {
+        if let Some(text) = text {
+            value[name] = text.as_str().into();
+        }
+    }
+    if !message.tool_calls.is_empty() {
+        value["tool_calls"] = message.tool_calls.iter().map(|call| call.for_template(arguments)).collect();
+    }
+    value
 }
 
 /// What templates do to contents.

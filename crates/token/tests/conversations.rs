@@ -124,7 +124,8 @@ fn bad_lines_are_named() {
     check(r#"{"text":"a"}"#, "expected \"messages\"");
     check(r#"{"messages":[]}"#, "no assistant message");
     check(r#"{"messages":[{"role":"user","content":"a"}]}"#, "no assistant message");
-    check(r#"{"tools":[],"messages":[]}"#, "\"tools\" is not supported");
+    check(r#"{"tools":[{"type":"function"}],"messages":[]}"#, "tools[0]: expected");
+    check(r#"{"functions":[{"name":"f"}],"messages":[]}"#, "write them as \"tools\"");
     check(r#"{"messages":["a"]}"#, "messages[0]: expected an object");
     check(r#"{"messages":[{"role":"bot","content":"a"}]}"#, "role is \"bot\"");
     check(r#"{"messages":[{"role":"user"}]}"#, "content is missing");
@@ -132,7 +133,15 @@ fn bad_lines_are_named() {
     check(r#"{"messages":[{"role":"user","content":[{"type":"image_url"}]}]}"#, "image_url");
     check(r#"{"messages":[{"role":"user","content":"a","weight":1}]}"#, "weight belongs to assistant");
     check(r#"{"messages":[{"role":"assistant","content":"a","weight":0.5}]}"#, "weight is 0.5");
-    check(r#"{"messages":[{"role":"assistant","content":"a","tool_calls":[1]}]}"#, "\"tool_calls\" is not");
+    check(
+        r#"{"messages":[{"role":"assistant","content":"a","tool_calls":[1]}]}"#,
+        "tool_calls[0]: a tool call is not an object",
+    );
+    check(
+        r#"{"messages":[{"role":"user","content":"a","tool_calls":[{"name":"f"}]}]}"#,
+        "belong to assistant messages",
+    );
+    check(r#"{"messages":[{"role":"assistant","content":"a","audio":{}}]}"#, "\"audio\" is not");
 }
 
 #[test]

@@ -1,12 +1,14 @@
 //! `POST /v1/completions`: its request and its answers, whole and in pieces. Knows no transport.
 
-use ::chat::{
-    AnswerOptions, CompletionReply, CompletionRequest, Delta, FinishReason, Prompt, TokenText, Usage,
-};
+use ::chat::{CompletionRequest, FinishReason, Prompt, TokenText};
 use serde_json::{Map, Value, json};
 
-use super::fields::wrong_type;
-use super::{ApiError, Fields, Streaming, finish_json, usage_json};
+use super::{ApiError, CHOICES_MAX, Fields, Streaming, finish_json, usage_json, wrong_type};
+use crate::answer::{Shape, Sse};
+use crate::progress::{Change, Progress};
+
+/// Where the fields are in the table of the interface.
+pub(crate) const PATH: &str = "/v1/completions";
 
 /// The most prompts of one request.
 const PROMPTS_MAX: usize = 128;
@@ -20,35 +22,38 @@ const TOKENS_DEFAULT: i64 = 16;
 pub(crate) struct CompletionCall {
     /// One for each prompt.
     pub requests: Vec<CompletionRequest>,
+    /// Answers to each.
+    pub choices: usize,
     /// How the answer is to be sent.
     pub streaming: Streaming,
 }
 
 impl CompletionCall {
+    /// Reads all fields but `model`.
+    ///
     /// # Errors
     /// A refusal that names the field.
-    pub fn parse(body: &[u8], model: &str) -> Result<Self, ApiError> {
-        let mut fields = Fields::parse(body)?;
-        super::read_model(&mut fields, model)?;
+    pub fn read(mut fields: Fields) -> Result<Self, ApiError> {
         let prompts = read_prompts(fields.required("prompt")?)?;
-        let mut options = super::read_options(&mut fields)?;
+        let mut options = super::read_sampling(&mut fields)?;
+        options.stop = super::read_stop(&mut fields, "stop")?;
         let max_tokens = fields.integer("max_tokens", 0, i64::MAX)?.unwrap_or(TOKENS_DEFAULT);
         options.max_tokens = Some(max_tokens as usize);
         options.logprobs = fields.integer("logprobs", 0, LOGPROBS_MAX)?.map(|top| top as usize);
         let echo = fields.flag("echo")?;
+        let choices = fields.integer("n", 1, CHOICES_MAX)?.unwrap_or(1);
+        // More answers than are wanted would only be thrown away by their probabilities, which is refused.
+        let best_of = fields.integer("best_of", 1, CHOICES_MAX)?.unwrap_or(choices);
+        if best_of != choices {
+            let message = "'best_of' is not supported by this server beyond 'n'; leave it out.";
+            return Err(ApiError::invalid(Some("best_of"), message).with_code("unsupported_parameter"));
+        }
         let streaming = Streaming::read(&mut fields)?;
-        super::read_ignored(&mut fields)?;
-        fields.refuse(&[
-            ("n", json!(1)),
-            ("best_of", json!(1)),
-            ("suffix", json!("")),
-            ("presence_penalty", json!(0)),
-            ("frequency_penalty", json!(0)),
-            ("logit_bias", json!({})),
-        ])?;
+        fields.refuse(PATH)?;
         fields.finish()?;
         let request = |prompt| CompletionRequest { prompt, echo, options: options.clone() };
-        Ok(Self { requests: prompts.into_iter().map(request).collect(), streaming })
+        let requests = prompts.into_iter().map(request).collect();
+        Ok(Self { requests, choices: choices as usize, streaming })
     }
 }
 
@@ -77,13 +82,7 @@ fn read_prompts(value: Value) -> Result<Vec<Prompt>, ApiError> {
 }
 
 fn read_ids(items: &[Value]) -> Result<Prompt, ApiError> {
-    let id = |item: &Value| {
-        let id = item.as_u64().and_then(|id| u32::try_from(id).ok());
-        id.ok_or_else(|| {
-            ApiError::invalid(Some("prompt"), format!("Invalid 'prompt': {item} is not a token id."))
-        })
-    };
-    Ok(Prompt::Ids(items.iter().map(id).collect::<Result<_, _>>()?))
+    Ok(Prompt::Ids(super::vectors::read_ids("prompt", items)?))
 }
 
 /// What all pieces of one answer have in common.
@@ -98,43 +97,14 @@ pub(crate) struct CompletionShape {
 
 impl CompletionShape {
     /// The shape of the answer to a request.
-    pub fn new(model: &str, options: &AnswerOptions, streaming: Streaming) -> Self {
+    pub fn new(model: &str, call: &CompletionCall) -> Self {
         Self {
             id: crate::ids::answer_id("cmpl-"),
             created: crate::ids::unix_seconds(),
             model: model.to_owned(),
-            include_usage: streaming.include_usage,
-            logprobs: options.logprobs.is_some(),
+            include_usage: call.streaming.include_usage,
+            logprobs: call.requests.first().is_some_and(|request| request.options.logprobs.is_some()),
         }
-    }
-
-    /// A whole answer: one choice for each prompt.
-    pub fn whole(&self, replies: &[CompletionReply]) -> Value {
-        let choices = replies.iter().enumerate();
-        let choices =
-            choices.map(|(index, reply)| self.choice(index, &reply.text, &reply.tokens, Some(reply.finish)));
-        let mut whole = self.frame(choices.collect());
-        whole["usage"] = usage_json(total(replies.iter().map(|reply| reply.usage)));
-        whole
-    }
-
-    /// A piece of the text that continues the prompt at `index`.
-    pub fn delta(&self, index: usize, delta: &Delta) -> Value {
-        self.frame(json!([self.choice(index, &delta.text, &delta.tokens, None)]))
-    }
-
-    /// The piece that says why the answer to the prompt at `index` ended.
-    pub fn last(&self, index: usize, finish: FinishReason) -> Value {
-        self.frame(json!([self.choice(index, "", &[], Some(finish))]))
-    }
-
-    /// The piece with the usage, where it was asked for.
-    pub fn usage(&self, usage: Usage) -> Option<Value> {
-        self.include_usage.then(|| {
-            let mut piece = self.frame(json!([]));
-            piece["usage"] = usage_json(usage);
-            piece
-        })
     }
 
     fn frame(&self, choices: Value) -> Value {
@@ -157,13 +127,41 @@ impl CompletionShape {
     }
 }
 
-/// The sum of several answers' counts.
-pub(crate) fn total(usages: impl Iterator<Item = Usage>) -> Usage {
-    usages.fold(Usage::default(), |sum, usage| Usage {
-        prompt_tokens: sum.prompt_tokens + usage.prompt_tokens,
-        completion_tokens: sum.completion_tokens + usage.completion_tokens,
-        cached_tokens: sum.cached_tokens + usage.cached_tokens,
-    })
+impl Shape for CompletionShape {
+    fn whole(&self, progress: &Progress) -> Value {
+        let choices = progress.choices.iter().enumerate();
+        let choices =
+            choices.map(|(index, choice)| self.choice(index, &choice.text, &choice.tokens, choice.finish));
+        let mut whole = self.frame(choices.collect());
+        whole["usage"] = usage_json(progress.usage());
+        whole
+    }
+
+    fn open(&mut self, _: &mut Sse) {}
+
+    fn change(&mut self, change: &Change, progress: &Progress, out: &mut Sse) {
+        let choice = match change {
+            Change::Text(index, text, tokens) => self.choice(*index, text, tokens, None),
+            Change::End(index) => self.choice(*index, "", &[], progress.choices[*index].finish),
+            // Texts are not taken apart.
+            Change::Reasoning(..) | Change::Call(..) => return,
+        };
+        out.data(&self.frame(json!([choice])));
+    }
+
+    fn close(&mut self, progress: &Progress, out: &mut Sse) {
+        if self.include_usage {
+            let mut piece = self.frame(json!([]));
+            piece["usage"] = usage_json(progress.usage());
+            out.data(&piece);
+        }
+        out.done();
+    }
+
+    fn fail(&mut self, error: &ApiError, out: &mut Sse) {
+        out.data(&error.to_json());
+        out.done();
+    }
 }
 
 fn logprobs_json(tokens: &[TokenText]) -> Value {

@@ -3,6 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::ApiError;
+use crate::api::{self, Status};
 
 /// The fields of a request that have not been read yet.
 pub(crate) struct Fields {
@@ -31,6 +32,16 @@ impl Fields {
     /// The value of a field; `null` counts as absent, as in OpenAI's interface.
     pub fn take(&mut self, name: &str) -> Option<Value> {
         self.fields.remove(name).filter(|value| !value.is_null())
+    }
+
+    /// Gives a field back.
+    pub fn put(&mut self, name: &str, value: Value) {
+        self.fields.insert(name.to_owned(), value);
+    }
+
+    /// The value of a field that stays unread.
+    pub fn peek(&self, name: &str) -> Option<&Value> {
+        self.fields.get(name).filter(|value| !value.is_null())
     }
 
     /// # Errors
@@ -93,22 +104,67 @@ impl Fields {
         Ok(Some(number))
     }
 
-    /// Fields that are accepted only where they ask for nothing: `(name, value that asks for nothing)`.
+    /// A boolean that is true where it is left out.
+    ///
+    /// # Errors
+    /// Where the field is something else.
+    pub fn flag_or(&mut self, name: &'static str, default: bool) -> Result<bool, ApiError> {
+        match self.take(name) {
+            None => Ok(default),
+            Some(Value::Bool(flag)) => Ok(flag),
+            Some(other) => Err(wrong_type(name, "a boolean", &other)),
+        }
+    }
+
+    /// # Errors
+    /// Where the field is no object.
+    pub fn object(&mut self, name: &'static str) -> Result<Option<Map<String, Value>>, ApiError> {
+        match self.take(name) {
+            None => Ok(None),
+            Some(Value::Object(fields)) => Ok(Some(fields)),
+            Some(other) => Err(wrong_type(name, "an object", &other)),
+        }
+    }
+
+    /// The fields of this path that are accepted without effect or only where they ask for nothing, as the table of the
+    /// interface has them.
     ///
     /// # Errors
     /// Where one asks for something.
-    pub fn refuse(&mut self, unsupported: &[(&'static str, Value)]) -> Result<(), ApiError> {
-        for (name, harmless) in unsupported {
-            let Some(value) = self.take(name) else { continue };
-            let same_number = value.as_f64().is_some_and(|number| harmless.as_f64() == Some(number));
-            if value != *harmless && !same_number {
-                let message = format!(
-                    "'{name}' is not supported by this server; leave it out or set it to {harmless}."
-                );
-                return Err(ApiError::invalid(Some(name), message).with_code("unsupported_parameter"));
+    pub fn refuse(&mut self, path: &str) -> Result<(), ApiError> {
+        for field in api::fields(path) {
+            match field.status {
+                Status::Supported => {}
+                Status::Accepted => {
+                    if let Some(value) = self.take(&field.name) {
+                        api::check_type(&field.name, &field.schema, &value)?;
+                    }
+                }
+                Status::Refused => self.refuse_one(field)?,
             }
         }
         Ok(())
+    }
+
+    fn refuse_one(&mut self, field: &api::Field) -> Result<(), ApiError> {
+        let Some(value) = self.take(&field.name) else { return Ok(()) };
+        let same = |harmless: &Value| {
+            let same_number = value.as_f64().is_some_and(|number| harmless.as_f64() == Some(number));
+            value == *harmless || same_number
+        };
+        if field.harmless.iter().any(same) {
+            return Ok(());
+        }
+        let name = &field.name;
+        let allowed: Vec<String> = field.harmless.iter().map(Value::to_string).collect();
+        let message = match allowed.is_empty() {
+            true => format!("'{name}' is not supported by this server; leave it out."),
+            false => format!(
+                "'{name}' is not supported by this server; leave it out or set it to {}.",
+                allowed.join(" or ")
+            ),
+        };
+        Err(ApiError::invalid(Some(name), message).with_code("unsupported_parameter"))
     }
 
     /// # Errors

@@ -1,25 +1,52 @@
-//! The wire types: OpenAI's requests read field by field, and its answers written. Knows neither HTTP nor the
+//! The wire types: OpenAI's and Anthropic's requests read field by field, and their answers written. Knows neither HTTP nor the
 //! queue.
 
 mod chat;
 mod completion;
+mod conversation;
 mod error;
 mod fields;
+mod messages;
+mod messages_answer;
+mod responses;
+mod responses_answer;
+mod tools;
+mod vectors;
 
 pub(crate) use chat::{ChatCall, ChatShape};
-pub(crate) use completion::{CompletionCall, CompletionShape, total};
+pub(crate) use completion::{CompletionCall, CompletionShape};
 pub(crate) use error::ApiError;
-pub(crate) use fields::Fields;
+pub(crate) use fields::{Fields, wrong_type};
+pub(crate) use messages::MessagesCall;
+pub(crate) use messages_answer::MessagesShape;
+pub(crate) use responses::ResponsesCall;
+pub(crate) use responses_answer::ResponsesShape;
+pub(crate) use tools::Tools;
+pub(crate) use vectors::{EmbeddingsCall, Input, RerankCall, TokenizeCall, read_detokenize};
 
-use ::chat::{AnswerOptions, FinishReason, Sampling, Usage};
+use ::chat::format::AnswerFormat;
+use ::chat::{AnswerOptions, FinishReason, Message, Sampling, TemplateOptions, Usage};
 use serde_json::{Value, json};
 
-/// The most stop strings of a request, as in OpenAI's interface.
+/// The most stop strings of a request.
 const STOPS_MAX: usize = 4;
 /// The most probable tokens that a request may ask for at each position.
 const TOP_LOGPROBS_MAX: i64 = 20;
 /// The highest temperature, as in OpenAI's interface.
 const TEMPERATURE_MAX: f64 = 2.0;
+/// The most answers to one request.
+const CHOICES_MAX: i64 = 128;
+
+/// A conversation to answer, whatever interface it came by.
+#[derive(Debug, Default)]
+pub(crate) struct Conversation {
+    pub messages: Vec<Message>,
+    /// The tools that may be called and what else the template is to know.
+    pub template: TemplateOptions,
+    pub options: AnswerOptions,
+    pub choices: usize,
+    pub streaming: Streaming,
+}
 
 /// How an answer is to be sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,11 +60,8 @@ pub(crate) struct Streaming {
 impl Streaming {
     fn read(fields: &mut Fields) -> Result<Self, ApiError> {
         let stream = fields.flag("stream")?;
-        let Some(options) = fields.take("stream_options") else {
+        let Some(options) = fields.object("stream_options")? else {
             return Ok(Self { stream, include_usage: false });
-        };
-        let Value::Object(options) = options else {
-            return Err(fields::wrong_type("stream_options", "an object", &options));
         };
         if !stream {
             let message = "'stream_options' is only possible where 'stream' is true.";
@@ -51,57 +75,85 @@ impl Streaming {
     }
 }
 
-/// The model's name, which may be left out, since there is only one.
-fn read_model(fields: &mut Fields, here: &str) -> Result<(), ApiError> {
-    match fields.string("model")? {
-        Some(wanted) if wanted != here => Err(ApiError::unknown_model(&wanted, here)),
-        _ => Ok(()),
-    }
-}
-
-/// The settings that both endpoints share, but for the number of tokens and the log-probabilities.
-fn read_options(fields: &mut Fields) -> Result<AnswerOptions, ApiError> {
+/// The settings that all endpoints share, but for the number of tokens, stop strings and log-probabilities.
+fn read_sampling(fields: &mut Fields) -> Result<AnswerOptions, ApiError> {
     let temperature = fields.number("temperature", 0.0, TEMPERATURE_MAX)?.unwrap_or(1.0) as f32;
     let top_p = fields.number("top_p", 0.0, 1.0)?.unwrap_or(1.0) as f32;
-    let top_k = fields.integer("top_k", 0, i64::MAX)?.unwrap_or(0) as usize;
+    let top_k = fields.integer("top_k", -1, i64::MAX)?.unwrap_or(0).max(0) as usize;
     // Without a seed every answer is to be another one.
     let seed =
         fields.integer("seed", i64::MIN, i64::MAX)?.map_or_else(crate::ids::fresh_seed, |seed| seed as u64);
     // A mass of zero still leaves the most probable token.
     let top_p = top_p.max(f32::MIN_POSITIVE);
     let sampling = Sampling { temperature, top_k, top_p, seed, ..Sampling::default() };
-    Ok(AnswerOptions { sampling, stop: read_stop(fields)?, ..AnswerOptions::default() })
+    let ignore_end = fields.flag("ignore_eos")?;
+    Ok(AnswerOptions { sampling, ignore_end, ..AnswerOptions::default() })
 }
 
-fn read_stop(fields: &mut Fields) -> Result<Vec<String>, ApiError> {
-    let stops = match fields.take("stop") {
+fn read_stop(fields: &mut Fields, name: &'static str) -> Result<Vec<String>, ApiError> {
+    let stops = match fields.take(name) {
         None => return Ok(Vec::new()),
         Some(Value::Array(stops)) => stops,
         Some(single) => vec![single],
     };
     if stops.len() > STOPS_MAX {
         let message =
-            format!("Invalid 'stop': {} stop strings, but at most {STOPS_MAX} are possible.", stops.len());
-        return Err(ApiError::invalid(Some("stop"), message));
+            format!("Invalid '{name}': {} stop strings, but at most {STOPS_MAX} are possible.", stops.len());
+        return Err(ApiError::invalid(Some(name), message));
     }
     let text = |stop: Value| match stop {
         Value::String(text) if text.is_empty() => {
-            Err(ApiError::invalid(Some("stop"), "Invalid 'stop': a stop string must not be empty."))
+            Err(ApiError::invalid(Some(name), format!("Invalid '{name}': a stop string must not be empty.")))
         }
         Value::String(text) => Ok(text),
-        other => Err(fields::wrong_type("stop", "a string or an array of strings", &other)),
+        other => Err(fields::wrong_type(name, "a string or an array of strings", &other)),
     };
     stops.into_iter().map(text).collect()
 }
 
-/// Fields that say something to OpenAI's servers and change nothing here; their types are checked.
-fn read_ignored(fields: &mut Fields) -> Result<(), ApiError> {
-    fields.string("user")?;
-    fields.string("safety_identifier")?;
-    match fields.take("metadata") {
-        None | Some(Value::Object(_)) => Ok(()),
-        Some(other) => Err(fields::wrong_type("metadata", "an object", &other)),
+/// Variables for the template: those of `chat_template_kwargs`, and the effort of reasoning.
+fn read_template(fields: &mut Fields) -> Result<TemplateOptions, ApiError> {
+    let mut variables = fields.object("chat_template_kwargs")?.unwrap_or_default();
+    let reserved = ["messages", "tools", "add_generation_prompt"];
+    if let Some(name) =
+        variables.keys().find(|name| reserved.contains(&name.as_str()) || name.starts_with("__"))
+    {
+        let message = format!("'chat_template_kwargs' may not set '{name}', which the request itself says.");
+        return Err(ApiError::invalid(Some("chat_template_kwargs"), message));
     }
+    if let Some(effort) = fields.string("reasoning_effort")? {
+        set_effort(&effort, "reasoning_effort", &mut variables)?;
+    }
+    Ok(TemplateOptions { tools: Vec::new(), variables })
+}
+
+/// What templates are told of the effort of reasoning: gpt-oss and others take the word, Qwen and GLM whether to think at all.
+fn set_effort(
+    effort: &str,
+    name: &str,
+    variables: &mut serde_json::Map<String, Value>,
+) -> Result<(), ApiError> {
+    let known = ["none", "minimal", "low", "medium", "high", "xhigh"];
+    if !known.contains(&effort) {
+        let message = format!("Invalid '{name}': '{effort}' is none of {}.", known.join(", "));
+        return Err(ApiError::invalid(Some(name), message).with_code("invalid_value"));
+    }
+    variables.entry("enable_thinking").or_insert(json!(effort != "none"));
+    if effort != "none" {
+        variables.entry("reasoning_effort").or_insert(json!(effort));
+    }
+    Ok(())
+}
+
+/// # Errors
+/// Where a conversation holds calls that the model's template would leave out.
+fn check_calls(messages: &[Message], format: &AnswerFormat, name: &str) -> Result<(), ApiError> {
+    let calls = messages.iter().any(|message| !message.tool_calls.is_empty());
+    if calls && !format.takes_tools() {
+        let message = "The conversation holds tool calls, but this model's chat template knows none.";
+        return Err(ApiError::invalid(Some(name), message).with_code("unsupported_parameter"));
+    }
+    Ok(())
 }
 
 fn usage_json(usage: Usage) -> Value {
@@ -109,6 +161,7 @@ fn usage_json(usage: Usage) -> Value {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
     })
 }
 

@@ -1,15 +1,15 @@
 //! A server over a small random model, and a client of plain sockets.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, dead_code)]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::thread::JoinHandle;
 
 use chat::{Local, LocalOptions};
-use engine::{Device, Isa};
+use engine::{Device, Encoder, Isa, Loading};
 use model::{Config, Parameters};
 use serde_json::Value;
-use serve::{ServeOptions, Server};
+use serve::{Model, ServeOptions, Server};
 use token::{END_OF_TEXT, MESSAGE_END, Tokenizer, TrainOptions};
 
 const TEXT: &str =
@@ -22,11 +22,26 @@ pub struct Running {
     thread: Option<JoinHandle<serve::Result<()>>>,
 }
 
+/// A template that shows tools and calls as Hermes and Qwen do, in words of our own.
+const TOOLS: &str = "{% if tools %}<|im_start|>system\nTools:{% for tool in tools %} {{ tool | tojson }}{% endfor %}\
+    Call them as <tool_call>{\"name\": ..., \"arguments\": ...}</tool_call>.<|im_end|>\n{% endif %}\
+    {% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}{% for call in m.tool_calls %}<tool_call>\
+    {{ call.function | tojson }}</tool_call>{% endfor %}<|im_end|>\n{% endfor %}\
+    {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+
 /// The tiny model with the given context, which works on so many answers at once.
 pub fn model(context_tokens: usize, max_sequences: usize) -> Local {
+    model_with(context_tokens, max_sequences, "")
+}
+
+/// The same with another template than that of the tokenizer.
+fn model_with(context_tokens: usize, max_sequences: usize, template: &str) -> Local {
     let folder = tempfile::tempdir().unwrap();
     let options = TrainOptions { vocab_size: 320, ..TrainOptions::default() };
-    let tokenizer = Tokenizer::train(&[TEXT.repeat(20)], &options, 1).unwrap();
+    let mut tokenizer = Tokenizer::train(&[TEXT.repeat(20)], &options, 1).unwrap();
+    if !template.is_empty() {
+        tokenizer.settings.chat_template = template.to_owned();
+    }
     tokenizer.save(folder.path()).unwrap();
     let mut config = Config::llama(tokenizer.vocab_size(), 32, 2, 4);
     config.max_positions = context_tokens;
@@ -43,13 +58,27 @@ pub fn model(context_tokens: usize, max_sequences: usize) -> Local {
     Local::load(folder.path(), device, options).unwrap()
 }
 
+/// The tiny model with a template that knows tools, to be served.
+pub fn models_with_tools(context_tokens: usize) -> Vec<Model> {
+    vec![Model::Chat(Box::new(model_with(context_tokens, 8, TOOLS)))]
+}
+
+/// The tiny model alone, to be served.
+pub fn models(context_tokens: usize) -> Vec<Model> {
+    vec![Model::Chat(Box::new(model(context_tokens, 8)))]
+}
+
 impl Running {
     pub fn start(context_tokens: usize, options: ServeOptions) -> Self {
-        Self::with_model(model(context_tokens, 8), options)
+        Self::serve(models(context_tokens), options)
     }
 
     pub fn with_model(model: Local, options: ServeOptions) -> Self {
-        let server = Server::bind(model, &ServeOptions { port: 0, ..options }).unwrap();
+        Self::serve(vec![Model::Chat(Box::new(model))], options)
+    }
+
+    pub fn serve(models: Vec<Model>, options: ServeOptions) -> Self {
+        let server = Server::bind(models, &ServeOptions { port: 0, ..options }).unwrap();
         let address = server.address();
         let (end, ended) = tokio::sync::oneshot::channel();
         let thread = std::thread::spawn(move || {
@@ -167,4 +196,20 @@ impl Answer {
         self.reader.read_to_string(&mut text).unwrap();
         text
     }
+}
+
+/// A small random encoder of the fixtures as `bert`, with a tokenizer of single letters.
+pub fn encoder() -> Option<Vec<Model>> {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/family/bert");
+    let device = Device::cpu(1, Isa::detect()).unwrap();
+    let encoder = Encoder::load(&folder, device, Loading::default()).ok()?;
+    let place = tempfile::tempdir().unwrap();
+    let letters = folder.join("../../../bench/letters-tokenizer.json");
+    std::fs::copy(letters, place.path().join("tokenizer.json")).unwrap();
+    let tokenizer = Tokenizer::load(place.path()).unwrap();
+    Some(vec![Model::Encoder {
+        name: "bert".into(),
+        encoder: Box::new(encoder),
+        tokenizer: Box::new(tokenizer),
+    }])
 }

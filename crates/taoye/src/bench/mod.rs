@@ -5,6 +5,8 @@ mod gemm;
 mod inference;
 mod profile;
 mod quant;
+mod serve;
+mod stream;
 mod sweep;
 mod tokenizer;
 mod train;
@@ -27,5 +29,6 @@ pub fn run(context: &Context, command: &Bench) -> Result<()> {
         Bench::Quant(flags) => quant::run(context, flags),
         Bench::Prefill(flags) => inference::prefill(context, flags),
         Bench::Decode(flags) => inference::decode(context, flags),
+        Bench::Serve(flags) => serve::run(context, flags),
     }
 }

@@ -222,7 +222,11 @@ pub fn ask(local: &mut Local, items: &[Item]) -> Result<(Report, Vec<Exchange>)>
         }
         let requests: Vec<ChatRequest> = items
             .iter()
-            .map(|item| ChatRequest { messages: vec![accuracy::question(item)], options: options.clone() })
+            .map(|item| ChatRequest {
+                messages: vec![accuracy::question(item)],
+                options: options.clone(),
+                ..ChatRequest::default()
+            })
             .collect();
         for (item, reply) in items.iter().zip(local.reply_many(&requests)?) {
             let answer = reply.message.content;

@@ -89,7 +89,7 @@ fn sample(local: &mut Local, prompt: &Prompt) -> Result<Exchange> {
             (text.clone(), local.complete(&request, &mut go_on)?.text)
         }
         Prompt::Messages(messages) => {
-            let request = ChatRequest { messages: messages.clone(), options };
+            let request = ChatRequest { messages: messages.clone(), options, ..ChatRequest::default() };
             let lines =
                 messages.iter().map(|message| format!("{}: {}", message.role.name(), message.content));
             (lines.collect::<Vec<_>>().join("\n"), local.reply(&request, &mut go_on)?.message.content)
