@@ -22,7 +22,7 @@ use crate::wire::ApiError;
 /// What the model's thread is asked to do.
 pub(crate) enum Work {
     /// Answer a conversation, given as ids, so many times.
-    Chat(Vec<u32>, AnswerOptions, usize),
+    Chat(Vec<u32>, Box<AnswerOptions>, usize),
     /// Continue each prompt, so many times.
     Completion(Vec<CompletionRequest>, usize),
 }

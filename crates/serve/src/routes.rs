@@ -221,7 +221,7 @@ async fn answer(
     let Conversation { template, options, choices, streaming, .. } = conversation;
     let format = chat.codec.format();
     let parser = AnswerParser::new(format, &template.tools, prompt.in_reasoning);
-    let events = chat.queue.ask(Work::Chat(prompt.ids, options, choices))?;
+    let events = chat.queue.ask(Work::Chat(prompt.ids, Box::new(options), choices))?;
     let progress = Progress::new(events, choices, Some(parser), Arc::clone(&shared.metrics));
     let progress =
         progress.with_short_ids(format.family() == "mistral").with_span(span(shared, "chat", name, headers));

@@ -44,6 +44,9 @@ fn serve_models(context: &Context, flags: &ServeFlags) -> Result<()> {
             flags.models.len()
         );
     }
+    if flags.draft.is_some() && flags.models.len() > 1 {
+        bail!("--draft is for one model, but there are {}; serve that model alone", flags.models.len());
+    }
     // One pool of threads for all: the models take turns at it.
     let device = context.device()?;
     let mut models = Vec::with_capacity(flags.models.len());
