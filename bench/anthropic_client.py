@@ -40,7 +40,7 @@ def text_of(reply):
 
 
 def message(client, model):
-    reply = client.messages.create(model=model, max_tokens=12, system="Be brief.", messages=MESSAGES, temperature=0)
+    reply = client.messages.create(model=model, max_tokens=12, system="Be brief.", messages=MESSAGES, extra_body={"temperature": 0})
     assert reply.type == "message" and reply.role == "assistant" and reply.stop_reason in REASONS, reply
     assert reply.usage.input_tokens + (reply.usage.cache_read_input_tokens or 0) > 0, reply.usage
     assert 0 < reply.usage.output_tokens <= 12, reply.usage
@@ -48,7 +48,7 @@ def message(client, model):
 
 
 def streamed(client, model):
-    request = dict(model=model, max_tokens=16, messages=MESSAGES, temperature=0)
+    request = dict(model=model, max_tokens=16, messages=MESSAGES, extra_body={"temperature": 0})
     whole = client.messages.create(**request)
     with client.messages.stream(**request) as stream:
         text = "".join(stream.text_stream)
@@ -74,7 +74,7 @@ def models(client, model):
 
 def tools(client, model):
     """A model may do without; what it calls must be a call."""
-    reply = client.messages.create(model=model, max_tokens=24, messages=MESSAGES, tools=TOOLS, temperature=0)
+    reply = client.messages.create(model=model, max_tokens=24, messages=MESSAGES, tools=TOOLS, extra_body={"temperature": 0})
     for block in reply.content:
         assert block.type in ("text", "thinking") or (block.name and isinstance(block.input, dict)), block
     return reply.stop_reason
@@ -85,7 +85,7 @@ def tool_result(client, model):
         {"role": "assistant", "content": [{"type": "tool_use", "id": "t1", "name": "weather", "input": {"city": "景德镇"}}]},
         {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t1", "content": "warm"}]},
     ]
-    reply = client.messages.create(model=model, max_tokens=8, messages=messages, tools=TOOLS, temperature=0)
+    reply = client.messages.create(model=model, max_tokens=8, messages=messages, tools=TOOLS, extra_body={"temperature": 0})
     return repr(text_of(reply))
 
 
@@ -115,7 +115,7 @@ def missing_field(client, model):
 def bad_temperature(client, model):
     return expect_error(
         anthropic.BadRequestError,
-        lambda: client.messages.create(model=model, max_tokens=1, messages=MESSAGES, temperature=-1),
+        lambda: client.messages.create(model=model, max_tokens=1, messages=MESSAGES, extra_body={"temperature": -1}),
     )
 
 
