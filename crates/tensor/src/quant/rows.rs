@@ -5,6 +5,7 @@
 use super::instances::Instance;
 use super::source::BLOCK;
 use crate::Exec;
+use crate::gemm::prefetch;
 use crate::pool::Disjoint;
 use crate::simd::Vector;
 use crate::simd::quads::Quads;
@@ -155,6 +156,22 @@ impl QuantRows {
         }
     }
 
+    /// Asks the caches for what a kernel reads first when it comes to the tile at block `block`. Every tile's part lies apart,
+    /// so the processor does not foresee it.
+    pub(super) fn ask_for_tile(&self, tile: usize, block: usize, words: bool) {
+        let rows = TILE_ROWS.min(self.rows.saturating_sub(tile * TILE_ROWS));
+        if rows == 0 {
+            return;
+        }
+        // The entry unless blocks before have second parts: near enough.
+        let slot = 2 * self.blocks * tile * TILE_ROWS + block * rows;
+        ask(&self.starts, (self.blocks + 1) * tile + block, 1);
+        ask(&self.index, 2 * self.blocks * tile + block, 1);
+        ask(&self.scales, slot, 2);
+        ask(&self.sums, 3 * slot, 4);
+        if words { ask(&self.words, slot * BLOCK, 8) } else { ask(&self.quants, slot * BLOCK, 8) }
+    }
+
     /// Makes the quants in 16 bits too, unless they are there.
     pub(super) fn widen(&mut self, exec: Exec<'_>) {
         if self.widened {
@@ -185,6 +202,14 @@ impl QuantRows {
         grow(&mut self.sums, 3 * slots);
         grow(&mut self.index, 2 * blocks * tiles);
         grow(&mut self.starts, (blocks + 1) * tiles);
+    }
+}
+
+/// Asks the caches for some lines from an element on.
+#[inline(always)]
+fn ask<T>(from: &[T], element: usize, lines: usize) {
+    for line in 0..lines {
+        prefetch(from.as_ptr().wrapping_add(element).cast::<f32>().wrapping_add(16 * line));
     }
 }
 
