@@ -103,14 +103,14 @@ impl AdapterOptions {
     pub fn check_decoder(&self, decoder: &Decoder) -> Result<(), String> {
         let family = decoder.config().family.model_type();
         let lacks = |module: &&Module| {
-            let name = format!("model.layers.0.{}.weight", module.path());
-            decoder.layout().find(&name).is_none()
+            let name = |layer| format!("model.layers.{layer}.{}.weight", module.path());
+            (0..decoder.config().layers).any(|layer| decoder.layout().find(&name(layer)).is_none())
         };
         match self.target_modules.iter().find(lacks) {
             None => Ok(()),
             Some(module) => Err(format!(
-                "`target_modules` names `{}`, which models of the family `{family}` do not have apart; adapters of \
-                 this family are not supported yet",
+                "`target_modules` names `{}`, which not every layer of this model of the family `{family}` has \
+                 apart; choose others",
                 module.name()
             )),
         }

@@ -193,6 +193,15 @@ impl Layout {
         self.len - tables - if self.lookup().is_some() { 0 } else { self.embedding.len() }
     }
 
+    /// Those of [`Layout::matmul_parameter_count`] that a token is multiplied with: of a layer's experts the chosen ones.
+    pub fn active_parameter_count(&self) -> usize {
+        let idle = |layer: &LayerWeights| match layer.mlp {
+            Mlp::Dense { .. } => 0,
+            Mlp::Experts(experts) => (experts.count() - experts.top_k) * experts.stride,
+        };
+        self.matmul_parameter_count() - self.layers.iter().map(idle).sum::<usize>()
+    }
+
     /// Elements of the gradient buffer: one for each parameter and, with tied embeddings, a second table
     /// apart for the gradient of the embedding rows. It is added to the first by
     /// [`Layout::finish_gradients`] once the whole batch is through, so that each of the two gradients is

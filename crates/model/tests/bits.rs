@@ -5,8 +5,8 @@ mod common;
 
 use base::seed::Rng;
 use common::{Packed, loss_and_gradients};
-use model::{Config, Family, Parameters, Pass};
-use tensor::{Device, Isa};
+use model::{Config, ExpertLayers, Family, Parameters, Pass};
+use tensor::{Device, ExpertWeighting, Isa};
 
 /// Small and odd configurations of each shape.
 fn configs() -> Vec<Config> {
@@ -20,7 +20,17 @@ fn configs() -> Vec<Config> {
     (qwen3.head_dim, qwen3.kv_heads) = (18, 1);
     // A table that has room for some of what checkpointing keeps, and not for all.
     let roomy = Config { vocab_size: 2_000, layers: 4, ..llama.clone() };
-    vec![llama, grouped, qwen3, roomy]
+    let mut experts = Config::llama(53, 32, 3, 4);
+    experts.family = Family::Qwen3Moe;
+    experts.qk_norm = true;
+    experts.experts = Some(ExpertLayers {
+        count: 5,
+        top_k: 2,
+        intermediate_size: 24,
+        weighting: ExpertWeighting::OfAll,
+        layers: vec![true, false, true],
+    });
+    vec![llama, grouped, qwen3, roomy, experts]
 }
 
 fn documents(vocab: usize) -> Vec<Vec<u32>> {
@@ -131,7 +141,11 @@ fn a_packed_batch_equals_its_documents_alone() {
 
 #[test]
 fn gradients_are_the_slopes_of_the_loss() {
-    for config in configs() {
+    for mut config in configs() {
+        // Where the choice of experts changes, the loss jumps.
+        if let Some(experts) = &mut config.experts {
+            experts.top_k = experts.count;
+        }
         let device = Device::cpu(1, Isa::detect()).unwrap();
         let parameters = parameters(&device, &config);
         let decoder = &parameters.decoder;

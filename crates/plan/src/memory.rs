@@ -194,7 +194,7 @@ pub fn serving(config: &Config, shape: &ServingShape) -> Estimate {
     }
 }
 
-/// Floating-point operations of one training step: 6 for each token and parameter of a matrix product (2
+/// Floating-point operations of one training step: 6 for each token and parameter that it is multiplied with (2
 /// forward, 4 backward; Kaplan et al. 2020, "Scaling Laws for Neural Language Models", section 2.1) and
 /// 12 · layers · heads · head_dim for each pair of a token and one that it attends to (Chowdhery et al.
 /// 2022, "PaLM", appendix B, over the causal pairs only). Recomputation is not counted.
@@ -202,7 +202,7 @@ pub fn serving(config: &Config, shape: &ServingShape) -> Estimate {
 /// `lengths` are those of the documents in the step.
 pub fn training_flops(decoder: &Decoder, lengths: impl IntoIterator<Item = usize>) -> f64 {
     let (tokens, attention) = tokens_and_attention(decoder, lengths);
-    6.0 * decoder.layout().matmul_parameter_count() as f64 * tokens + attention
+    6.0 * decoder.layout().active_parameter_count() as f64 * tokens + attention
 }
 
 /// As [`training_flops`], for a step that trains `adapter_parameters` over frozen weights: the frozen ones take part in
@@ -213,7 +213,7 @@ pub fn adapter_flops(
     lengths: impl IntoIterator<Item = usize>,
 ) -> f64 {
     let (tokens, attention) = tokens_and_attention(decoder, lengths);
-    let frozen = 4.0 * decoder.layout().matmul_parameter_count() as f64;
+    let frozen = 4.0 * decoder.layout().active_parameter_count() as f64;
     (frozen + 6.0 * adapter_parameters as f64) * tokens + attention
 }
 
@@ -285,13 +285,22 @@ pub fn size(bytes: u64) -> String {
     }
 }
 
-/// Floats that the tape keeps for each token in one layer; a query and key norm keeps its input, too.
+/// Floats that the tape keeps for each token in one layer (where layers differ, in one that keeps the most); a query and key
+/// norm keeps its input, too.
 fn layer_floats(config: &Config) -> u64 {
     let heads = config.attention_heads();
     let residual = 2 * config.hidden_size;
     let log_sum_exp = heads.heads;
     let fused = heads.fused_width() * if config.qk_norm { 2 } else { 1 };
-    (residual + fused + heads.out_width() + log_sum_exp + 2 * config.intermediate_size) as u64
+    (residual + fused + heads.out_width() + log_sum_exp + mlp_floats(config)) as u64
+}
+
+/// Floats that the tape keeps for each token of a feed-forward layer: what its activation reads, or of a layer of experts the
+/// router's products, since the rest is computed again.
+fn mlp_floats(config: &Config) -> usize {
+    let Some(experts) = &config.experts else { return 2 * config.intermediate_size };
+    let is_mixed = experts.layers.contains(&false);
+    if is_mixed { experts.count.max(2 * config.intermediate_size) } else { experts.count }
 }
 
 /// Floats that the tape keeps of a micro-batch.
@@ -316,8 +325,7 @@ fn checkpointed_floats(config: &Config, tokens: u64, has_idle_gradients: bool) -
     let embedding = (config.vocab_size * config.hidden_size) as u64;
     let tables = if config.tie_embeddings { embedding } else { 2 * embedding };
     let of_layer = (config.parameter_count() as u64 - tables) / config.layers.max(1) as u64;
-    let computed =
-        [&[heads.fused_width(), heads.out_width(), heads.heads][..], &[2 * config.intermediate_size]];
+    let computed = [&[heads.fused_width(), heads.out_width(), heads.heads][..], &[mlp_floats(config)]];
     let (mut parked, mut kept) = (if config.tie_embeddings { embedding } else { 0 }, 0);
     for layer in 0..layers {
         let end = embedding + layer * of_layer;
@@ -341,7 +349,15 @@ fn checkpointed_floats(config: &Config, tokens: u64, has_idle_gradients: bool) -
 /// input and output and of a fused query, key and value row.
 fn working_floats(config: &Config) -> u64 {
     let fused = config.attention_heads().fused_width();
-    (5 * config.hidden_size + 3 * config.intermediate_size + fused) as u64
+    let Some(experts) = &config.experts else {
+        return (5 * config.hidden_size + 3 * config.intermediate_size + fused) as u64;
+    };
+    // While an expert is differentiated, its rows, what it computes of them and their gradients: for twice an even share
+    // of the rows.
+    let of_row = 3 * config.hidden_size + 6 * experts.intermediate_size;
+    let rows = (2 * experts.top_k).min(experts.count);
+    let of_expert = (rows * of_row).div_ceil(experts.count);
+    (5 * config.hidden_size + (3 * config.intermediate_size).max(of_expert) + fused) as u64
 }
 
 fn optimiser_state(config: &Config, optimiser: Optimiser) -> Item {

@@ -211,17 +211,12 @@ impl Config {
     /// A sentence that names the family and the reason.
     pub fn check_trainable(&self) -> Result<(), String> {
         let name = self.family.model_type();
-        if !self.causal {
-            return Err(format!(
-                "a model of the family `{name}` is an encoder, and only decoders are trained"
-            ));
+        match self.causal {
+            true => Ok(()),
+            false => {
+                Err(format!("a model of the family `{name}` is an encoder, and only decoders are trained"))
+            }
         }
-        if self.experts.is_some() {
-            return Err(format!(
-                "a model of the family `{name}` has layers of experts, whose gradients are not computed yet"
-            ));
-        }
-        Ok(())
     }
 
     /// Reads `config.json` of a model folder.

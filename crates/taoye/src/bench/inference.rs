@@ -22,7 +22,7 @@ pub fn prefill(context: &Context, flags: &BenchInference) -> Result<()> {
     let runs = bench.measure(flags.rounds, |bench, sequence| bench.extend(sequence, tokens))?;
     // The output projection is computed for the last token alone.
     let layout = bench.engine.layout();
-    let products = 2.0 * tokens as f64 * (layout.matmul_parameter_count() - layout.head().len()) as f64;
+    let products = 2.0 * tokens as f64 * (layout.active_parameter_count() - layout.head().len()) as f64;
     let attention = bench.attention_flops(tokens);
     let operations = products + attention;
     let figures = Figures {

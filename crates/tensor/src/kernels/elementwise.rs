@@ -118,6 +118,16 @@ pub fn gather_rows(exec: Exec<'_>, table: &[f32], ids: &[u32], y: &mut [f32]) {
 /// # Panics
 /// When an id is outside the table.
 pub fn scatter_add_rows(exec: Exec<'_>, ids: &[u32], x: &[f32], table: &mut [f32]) {
+    scatter_scaled_rows(exec, (ids, &|_| 1.0), x, table);
+}
+
+/// Row `ids[i]` of `table` += `factor(i)` · row i of `x`, rounded once, in ascending i.
+pub(super) fn scatter_scaled_rows(
+    exec: Exec<'_>,
+    (ids, factor): (&[u32], &(dyn Fn(usize) -> f32 + Sync)),
+    x: &[f32],
+    table: &mut [f32],
+) {
     let width = x.len() / ids.len().max(1);
     assert_eq!(x.len(), ids.len() * width, "one row for each id");
     let table = Disjoint::new(table);
@@ -128,8 +138,25 @@ pub fn scatter_add_rows(exec: Exec<'_>, ids: &[u32], x: &[f32], table: &mut [f32
             // SAFETY: no other task has these columns; an `Exec` has an available instruction set.
             unsafe {
                 let to = table.range(start + columns.start..start + columns.end);
-                scaled_add_row(exec.isa, 1.0, from, to);
+                scaled_add_row(exec.isa, factor(index), from, to);
             }
+        }
+    });
+}
+
+/// Row i of `x` (rows, width) *= `factor(i)`.
+pub(super) fn scale_rows(
+    exec: Exec<'_>,
+    width: usize,
+    factor: &(dyn Fn(usize) -> f32 + Sync),
+    x: &mut [f32],
+) {
+    let rows = x.len() / width;
+    let x = Disjoint::new(x);
+    run_rows(exec, rows, width, &|range| {
+        for row in range {
+            // SAFETY: each row is visited once; an `Exec` has an available instruction set.
+            unsafe { scale_row(exec.isa, factor(row), x.range(row * width..(row + 1) * width)) };
         }
     });
 }

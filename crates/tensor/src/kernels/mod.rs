@@ -29,7 +29,7 @@ pub use elementwise::{
     add, add_bias, add_into, clear, column_sums, copy, embedding, embedding_backward, gather_rows, multiply,
     scale, scaled, scaled_add, scatter_add_rows,
 };
-pub use experts::{ExpertRows, Product, experts};
+pub use experts::{ExpertGradients, ExpertProducts, ExpertRows, Product, experts, experts_backward};
 pub use loss::{RowTargets, cross_entropy, cross_entropy_backward, log_softmax};
 pub use norm::{
     LayerNorm, LayerNormGradients, NormGradients, QkGains, QkNormGradients, add_rms_norm, layer_norm,

@@ -40,6 +40,17 @@ pub fn all_finite(exec: Exec<'_>, x: &[f32]) -> bool {
     blocks.0[..blocks.1].iter().all(|&defects| defects == 0.0)
 }
 
+/// `sums[i]` = row i of `a` · row i of `b`.
+pub(super) fn row_dots(exec: Exec<'_>, a: &[f32], b: &[f32], sums: &mut [f32]) {
+    let width = a.len() / sums.len().max(1);
+    assert_eq!((a.len(), b.len()), (sums.len() * width, a.len()), "whole rows");
+    for (index, sum) in sums.iter_mut().enumerate() {
+        let row = index * width..(index + 1) * width;
+        // SAFETY: an `Exec` has an available instruction set.
+        *sum = unsafe { dot(exec.isa, &a[row.clone()], &b[row]) };
+    }
+}
+
 /// The result of `kernel` for each block, and how many blocks there are.
 fn by_block<'a>(
     exec: Exec<'a>,
@@ -59,6 +70,7 @@ fn by_block<'a>(
     (blocks, count)
 }
 
+dispatch! { fn dot(a: &[f32], b: &[f32]) -> f32 = lane_dot; }
 dispatch! { fn block_sum(x: &[f32]) -> f32 = block_sum_generic; }
 dispatch! { fn block_sum_squares(x: &[f32]) -> f32 = block_sum_squares_generic; }
 dispatch! { fn block_max_abs(x: &[f32]) -> f32 = block_max_abs_generic; }
@@ -110,6 +122,27 @@ unsafe fn block_defects_generic<V: Vector>(x: &[f32]) -> f32 {
         let mut lanes = [0.0; 16];
         sum.store(lanes.as_mut_ptr());
         lanes.iter().sum()
+    }
+}
+
+/// a · b in sixteen lanes.
+#[inline(always)]
+pub(super) unsafe fn lane_dot<V: Vector>(a: &[f32], b: &[f32]) -> f32 {
+    unsafe {
+        let mut lanes = Virtual16::<V>::splat(0.0);
+        let mut index = 0;
+        while index < a.len() {
+            let count = (a.len() - index).min(16);
+            let (a, b) = (a.as_ptr().add(index), b.as_ptr().add(index));
+            if count == 16 {
+                lanes = Virtual16::load(a).fma(Virtual16::load(b), lanes);
+            } else {
+                let (a, b) = (Virtual16::load_partial(a, count, 0.0), Virtual16::load_partial(b, count, 0.0));
+                lanes = a.fma(b, lanes);
+            }
+            index += 16;
+        }
+        lanes.reduce_add()
     }
 }
 

@@ -37,6 +37,7 @@ impl Tape<'_> {
             Node::Positions { out, .. } | Node::AddBias { out, .. } | Node::Scale { out, .. } => *out,
             Node::QkNorm { out, .. } | Node::Rotary { out, .. } | Node::Attend { out, .. } => *out,
             Node::Gated { out, .. } | Node::Activate { out, .. } | Node::Add { out, .. } => *out,
+            Node::Experts { out, .. } => *out,
             Node::Branch(_) | Node::Link { .. } => unreachable!("handled by `backward`"),
         };
         let Some(dy) = self.take(out) else { return };
@@ -62,6 +63,9 @@ impl Tape<'_> {
             Node::Gated { x, value, activation, .. } => self.gated_backward(x, &value, activation, &dy),
             Node::Activate { x, value, activation, .. } => {
                 self.activate_backward(x, &value, activation, &dy);
+            }
+            Node::Experts { x, value, logits, experts, .. } => {
+                self.experts_backward(x, (value, &logits), experts, &dy);
             }
             Node::Add { x, y, .. } => {
                 self.accumulate(x, dy.clone());
@@ -150,31 +154,40 @@ impl Tape<'_> {
         (w, bias): (Weight, Option<Weight>),
         dy: &Tensor,
     ) {
-        let exec = self.device.exec();
-        let rows = dy.rows();
         // The input is needed for the gradient of the matrix and for that of its low-rank addition.
-        let mut input = (!self.flat.is_frozen() || inner.is_some()).then(|| match value {
-            Saved::Kept(tensor) => tensor,
-            Saved::Again(node) => self.again(node),
-        });
+        let mut input = (!self.flat.is_frozen() || inner.is_some()).then(|| self.saved_value(value));
         if let Some(input) = input.as_ref().filter(|_| !self.flat.is_frozen()) {
             self.matrix_backward(input, (w, bias), dy);
         }
         input = input.filter(|_| inner.is_some());
+        let mut dx = self.input_backward(x, w, dy);
+        if let (Some(input), Some(inner)) = (input, inner) {
+            self.low_rank_backward(w, (&input, &inner), dy, &mut dx);
+        }
+        self.memory.gradients[x] = Some(dx);
+    }
+
+    /// The gradient of a product's input `x`, what it has so far included; the caller puts it in its place.
+    pub(super) fn input_backward(&mut self, x: usize, w: Weight, dy: &Tensor) -> Tensor {
+        let rows = dy.rows();
         let (mut dx, into) = match self.take_unique(x) {
             Some(dx) => (dx, Into::Accumulate),
             None => (self.device.empty([rows, w.cols]), Into::Overwrite),
         };
         let work = || Work::product(rows, w.cols, w.rows);
-        let timer = self.time_in(Phase::InputGradient, Operation::Product(w), work);
+        let _timer = self.time_in(Phase::InputGradient, Operation::Product(w), work);
         let a = MatRef::new(dy.data(), rows, w.rows);
         let b = MatRef::new(self.weight(w), w.rows, w.cols);
-        gemm(exec, a, b, MatMut::new(dx.data_mut(), rows, w.cols), into);
-        drop(timer);
-        if let (Some(input), Some(inner)) = (input, inner) {
-            self.low_rank_backward(w, (&input, &inner), dy, &mut dx);
+        gemm(self.device.exec(), a, b, MatMut::new(dx.data_mut(), rows, w.cols), into);
+        dx
+    }
+
+    /// A value that was kept, or computed again.
+    pub(super) fn saved_value(&self, value: Saved) -> Tensor {
+        match value {
+            Saved::Kept(tensor) => tensor,
+            Saved::Again(node) => self.again(node),
         }
-        self.memory.gradients[x] = Some(dx);
     }
 
     /// Adds the gradients of a matrix and its bias; `input` is (rows, w.cols), `dy` (rows, w.rows).
@@ -321,7 +334,7 @@ impl Tape<'_> {
         Some(copy)
     }
 
-    fn take_or_zeros(&mut self, var: usize, like: &Tensor) -> Tensor {
+    pub(super) fn take_or_zeros(&mut self, var: usize, like: &Tensor) -> Tensor {
         self.take_unique(var).unwrap_or_else(|| self.device.zeros(like.shape()))
     }
 

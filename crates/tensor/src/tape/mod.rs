@@ -8,6 +8,7 @@
 
 mod backward;
 mod checkpoint;
+mod experts;
 mod loss;
 mod low_rank;
 mod record;
@@ -18,7 +19,8 @@ pub use low_rank::{LowRank, LowRankFlat, LowRankPart, LowRanks};
 
 use crate::kernels::RotaryTable;
 use crate::{
-    Activation, Attention, Device, Heads, Norm, Operation, Phase, QkNorm, Tensor, Timer, Weight, Work,
+    Activation, Attention, Device, Experts, Heads, Norm, Operation, Phase, QkNorm, Tensor, Timer, Weight,
+    Work,
 };
 use checkpoint::{Forgotten, Lot, Parked, Way};
 use std::ops::Range;
@@ -235,6 +237,14 @@ enum Node {
         out: usize,
         value: Tensor,
         activation: Activation,
+    },
+    Experts {
+        x: usize,
+        out: usize,
+        value: Saved,
+        /// The router's products, (rows, experts).
+        logits: Tensor,
+        experts: Experts,
     },
     Add {
         x: usize,

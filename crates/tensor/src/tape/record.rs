@@ -19,6 +19,15 @@ impl Tape<'_> {
         Var { id, value, source: None }
     }
 
+    /// How the backward pass comes by a value.
+    fn saved(&self, x: &Var) -> Saved {
+        match x.source {
+            // What was just computed again is wanted again at once.
+            Some(node) if self.phase != Phase::Again => Saved::Again(node),
+            _ => Saved::Kept(x.value.clone()),
+        }
+    }
+
     fn push(&mut self, node: impl FnOnce() -> Node) -> Option<usize> {
         if !self.recording {
             return None;
@@ -150,15 +159,8 @@ impl Ops for Tape<'_> {
         };
         self.remember(&value);
         let out = self.var(value);
-        let phase = self.phase;
-        self.push(|| {
-            let value = match x.source {
-                // What was just computed again is wanted again at once.
-                Some(node) if phase != Phase::Again => Saved::Again(node),
-                _ => Saved::Kept(x.value.clone()),
-            };
-            Node::Linear { x: x.id, out: out.id, value, w, bias, inner }
-        });
+        let value = self.saved(x);
+        self.push(|| Node::Linear { x: x.id, out: out.id, value, w, bias, inner });
         out
     }
 
@@ -224,13 +226,22 @@ impl Ops for Tape<'_> {
     /// # Panics
     /// On a recording tape: experts are not differentiated.
     fn experts(&mut self, x: &Var, experts: Experts) -> Var {
-        assert!(self.mode == Mode::Evaluate, "a decoder with experts is not trained");
         let logits = linear(self, &x.value, experts.router, None);
-        let mut value = self.device.zeros(x.value.shape());
-        let mut run = |x: &[f32], w: Weight, out: &mut [f32]| product(self, x, w, out);
-        let rows = kernels::ExpertRows { x: x.value.data(), logits: logits.data() };
-        kernels::experts(self.device.exec(), experts, rows, &mut run, value.data_mut());
-        self.var(value)
+        let value = match self.recall() {
+            Some(value) => value,
+            None => {
+                let mut value = self.device.zeros(x.value.shape());
+                let mut run = |x: &[f32], w: Weight, out: &mut [f32]| product(self, x, w, out);
+                let rows = kernels::ExpertRows { x: x.value.data(), logits: logits.data() };
+                kernels::experts(self.device.exec(), experts, rows, &mut run, value.data_mut());
+                value
+            }
+        };
+        self.remember(&value);
+        let out = self.var(value);
+        let value = self.saved(x);
+        self.push(|| Node::Experts { x: x.id, out: out.id, value, logits, experts });
+        out
     }
 
     fn add(&mut self, x: Var, y: Var) -> Var {

@@ -8,7 +8,8 @@ use super::layout::{copy_rows, padded, transpose_rows};
 use super::tile::{Left, Output, Right, TILE_ROWS, product};
 use super::{AttentionBatch, AttentionKept, KEY_BLOCK};
 use crate::kernels::math::{exp_not_positive, tanh};
-use crate::simd::{Vector, Virtual16};
+use crate::kernels::reduce::lane_dot;
+use crate::simd::Vector;
 use crate::{Disjoint, Isa, Mask, dispatch};
 use std::ops::Range;
 
@@ -352,26 +353,5 @@ impl<'a> State<'a> {
         let offset = (self.task.document.start + token) * heads.fused_width() + column;
         let to = unsafe { self.task.d_qkv.range(offset..offset + heads.head_dim) };
         to.copy_from_slice(&from[..heads.head_dim]);
-    }
-}
-
-/// a · b in sixteen lanes.
-#[inline(always)]
-unsafe fn lane_dot<V: Vector>(a: &[f32], b: &[f32]) -> f32 {
-    unsafe {
-        let mut lanes = Virtual16::<V>::splat(0.0);
-        let mut index = 0;
-        while index < a.len() {
-            let count = (a.len() - index).min(16);
-            let (a, b) = (a.as_ptr().add(index), b.as_ptr().add(index));
-            if count == 16 {
-                lanes = Virtual16::load(a).fma(Virtual16::load(b), lanes);
-            } else {
-                let (a, b) = (Virtual16::load_partial(a, count, 0.0), Virtual16::load_partial(b, count, 0.0));
-                lanes = a.fma(b, lanes);
-            }
-            index += 16;
-        }
-        lanes.reduce_add()
     }
 }

@@ -4,6 +4,11 @@
 //! its experts in ascending order, whatever rows are beside it. How a product with a weight is made is the caller's
 //! business.
 
+mod backward;
+
+pub use backward::{ExpertGradients, ExpertProducts, experts_backward};
+
+use super::elementwise::scatter_scaled_rows;
 use super::{gated, gather_rows, log_softmax};
 use crate::reference::math::exp;
 use crate::{Exec, ExpertWeighting, Experts, Weight};
@@ -35,7 +40,7 @@ pub fn experts(
     let count = rows.x.len() / width;
     assert_eq!((rows.logits.len(), out.len()), (count * experts.count(), count * width), "one shape of rows");
     let routes = Routes::new(exec, experts, rows.logits);
-    let most = (0..experts.count()).map(|expert| routes.of(expert).len()).max().unwrap_or(0);
+    let most = routes.most();
     let mut work = exec.pool.scratch().take(most * (2 * width + 3 * inner));
     let mut chosen = Vec::with_capacity(most);
     for expert in 0..experts.count() {
@@ -54,10 +59,7 @@ pub fn experts(
         product(x, experts.gate_up_of(expert), gate_up);
         gated(exec, gate_up, experts.activation, here, hidden);
         product(hidden, experts.down_of(expert), y);
-        for (route, y) in routes.iter().zip(y.chunks_exact(width)) {
-            let out = &mut out[route.row as usize * width..][..width];
-            out.iter_mut().zip(y).for_each(|(out, y)| *out = route.weight.mul_add(*y, *out));
-        }
+        scatter_scaled_rows(exec, (&chosen, &|index| routes[index].weight), y, out);
     }
 }
 
@@ -110,6 +112,11 @@ impl Routes {
         Routes { starts, routes: found.into_iter().map(|(_, route)| route).collect() }
     }
 
+    /// The most routes of an expert.
+    fn most(&self) -> usize {
+        self.starts.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(0)
+    }
+
     fn of(&self, expert: usize) -> &[Route] {
         &self.routes[self.starts[expert]..self.starts[expert + 1]]
     }
@@ -136,11 +143,11 @@ mod tests {
     use crate::kernels::testing::{assert_same_bits, each_exec, random};
     use crate::reference;
 
-    const WIDTH: usize = 6;
+    pub(super) const WIDTH: usize = 6;
     const INNER: usize = 5;
-    const COUNT: usize = 7;
+    pub(super) const COUNT: usize = 7;
 
-    fn layer(top_k: usize, weighting: ExpertWeighting) -> Experts {
+    pub(super) fn layer(top_k: usize, weighting: ExpertWeighting) -> Experts {
         let weight = |offset, rows, cols| Weight { offset, rows, cols };
         let start = COUNT * WIDTH;
         Experts {
@@ -154,7 +161,7 @@ mod tests {
         }
     }
 
-    fn multiply(flat: &[f32], x: &[f32], w: Weight, out: &mut [f32]) {
+    pub(super) fn multiply(flat: &[f32], x: &[f32], w: Weight, out: &mut [f32]) {
         for (x, out) in x.chunks_exact(w.cols).zip(out.chunks_exact_mut(w.rows)) {
             for (row, out) in w.of(flat).chunks_exact(w.cols).zip(out) {
                 *out = row.iter().zip(x).fold(0.0, |sum, (w, x)| w.mul_add(*x, sum));
