@@ -100,6 +100,38 @@ impl Codec {
         }
     }
 
+    /// The ids for [`crate::Dry::breakers`]: ordinary ones whose bytes hold one of the texts; `None`: those that llama.cpp
+    /// takes where nothing is said, a line's end, a colon, a quotation mark and an asterisk.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] where no id holds a text.
+    pub fn breaker_ids(&self, texts: Option<&[String]>) -> Result<Vec<u32>> {
+        let Some(texts) = texts else {
+            return Ok(["\n", ":", "\"", "*"].into_iter().flat_map(|text| self.ids_with(text)).collect());
+        };
+        let mut ids = Vec::new();
+        for text in texts {
+            let of = self.ids_with(text);
+            if of.is_empty() {
+                let reason =
+                    format!("no token of this model holds {text:?}; give texts that are short and not empty");
+                return Err(Error::Parameter { name: "dry_sequence_breakers", reason });
+            }
+            ids.extend(of);
+        }
+        Ok(ids)
+    }
+
+    fn ids_with(&self, text: &str) -> Vec<u32> {
+        let tokenizer = &self.tokenizer;
+        let holds = |id: &u32| {
+            let bytes = tokenizer.token_bytes(*id).filter(|_| tokenizer.special_text(*id).is_none());
+            bytes.is_some_and(|bytes| bytes.windows(text.len()).any(|part| part == text.as_bytes()))
+        };
+        let count = if text.is_empty() { 0 } else { tokenizer.vocab_size() as u32 };
+        (0..count).filter(holds).collect()
+    }
+
     /// The text of ids, special tokens shown.
     pub fn text(&self, ids: &[u32]) -> String {
         let mut decoder = StreamDecoder::new(&*self.tokenizer, SpecialTokens::Show);

@@ -31,6 +31,9 @@ pub enum Error {
         /// What is wrong with it, and what is allowed.
         reason: String,
     },
+    /// A structure that is wrong or cannot be enforced.
+    #[error("{0}")]
+    Structure(String),
     /// A conversation that the template cannot render.
     #[error("the conversation does not fit the model's chat template: {0}")]
     Conversation(String),

@@ -11,6 +11,7 @@ pub mod format;
 mod local;
 mod stop;
 mod stream;
+mod structure;
 pub mod terminal;
 
 use std::ops::ControlFlow;
@@ -22,6 +23,7 @@ pub use engine::{Dry, Sampling, Statistics};
 pub use error::{Error, Result};
 pub use local::{Local, LocalOptions, model_name};
 pub use stop::StopStrings;
+pub use structure::{Structure, Structures};
 pub use token::{Message, Role, TemplateOptions, ToolCall};
 
 /// Anything that answers a conversation.
@@ -84,6 +86,8 @@ pub struct AnswerOptions {
     pub stop_ids: Vec<u32>,
     /// Whether it goes on where the model would end it; stop strings and `stop_ids` still end it.
     pub ignore_end: bool,
+    /// What it may consist of, as [`Structures::constraint`] makes it; `None`: anything.
+    pub constraint: Option<Box<dyn engine::Constraint>>,
     /// `Some(n)`: log-probabilities for every token of the answer, and the `n` most probable tokens there.
     pub logprobs: Option<usize>,
 }

@@ -11,6 +11,7 @@ use token::{Message, TemplateOptions, Tokenizer};
 use crate::answer::{Answer, AnswerEvent, AnswerId, Kind, OnAnswer};
 use crate::codec::Codec;
 use crate::stream::TextStream;
+use crate::structure::Structures;
 use crate::{AnswerOptions, ChatModel, ChatRequest, Delta, Error, OnDelta, Reply, Result, StopStrings};
 
 /// How a local model is set up.
@@ -34,6 +35,7 @@ pub struct Local {
     pub(crate) codec: Arc<Codec>,
     scheduler: Scheduler,
     pub(crate) stop_ids: Vec<u32>,
+    structures: Arc<Structures>,
     /// In ascending order of their ids.
     answers: Vec<Answer>,
     /// What happened while others were waited for.
@@ -93,8 +95,9 @@ impl Local {
         stop_ids.extend(codec.stop_ids());
         stop_ids.sort_unstable();
         stop_ids.dedup();
+        let structures = Arc::new(Structures::new(&codec, stop_ids.clone()));
         let (answers, undelivered) = (Vec::new(), Vec::new());
-        Ok(Self { name, codec, scheduler, stop_ids, answers, undelivered })
+        Ok(Self { name, codec, scheduler, stop_ids, structures, answers, undelivered })
     }
 
     /// The tokenizer.
@@ -105,6 +108,11 @@ impl Local {
     /// What turns messages into ids, for other threads too.
     pub fn codec(&self) -> &Arc<Codec> {
         &self.codec
+    }
+
+    /// What holds answers to structures, for other threads too.
+    pub fn structures(&self) -> &Arc<Structures> {
+        &self.structures
     }
 
     /// The engine.
@@ -277,6 +285,10 @@ impl Local {
         if max_tokens > left {
             return Err(Error::ContextLength { prompt_tokens, answer_tokens: max_tokens, context_tokens });
         }
+        if options.ignore_end && options.constraint.is_some() {
+            let reason = "an answer with a structure ends where the structure does".to_owned();
+            return Err(Error::Parameter { name: "ignore_eos", reason });
+        }
         let mut stop_ids = if options.ignore_end { Vec::new() } else { self.stop_ids.clone() };
         stop_ids.extend_from_slice(&options.stop_ids);
         Ok(engine::Request {
@@ -284,7 +296,7 @@ impl Local {
             max_tokens,
             sampling: options.sampling.clone(),
             stop_ids,
-            constraint: None,
+            constraint: options.constraint.clone(),
             logprobs: options.logprobs,
             prompt_logprobs: None,
         })

@@ -45,6 +45,7 @@ fn take(parser: &mut AnswerParser, pieces: &[&str]) -> Parts {
             Piece::Reasoning(text) => parts.reasoning += &text,
             Piece::Text(text) => parts.text += &text,
             Piece::Call(call) => parts.calls.push(format!("{}({})", call.name, call.arguments)),
+            other => panic!("{other:?} comes of certain calls alone"),
         }
     }
     parts

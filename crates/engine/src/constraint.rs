@@ -38,7 +38,7 @@ impl Mask {
 }
 
 /// Says at each position of an answer which ids may stand there.
-pub trait Constraint: std::fmt::Debug + Send {
+pub trait Constraint: std::fmt::Debug + Send + Sync {
     /// Writes the ids that may come next to `mask`; among them those that end the answer, where it may end.
     ///
     /// # Errors

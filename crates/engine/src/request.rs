@@ -48,7 +48,7 @@ pub struct Dry {
     pub allowed_length: usize,
     /// Only so many of the last ids are looked at; 0 means all.
     pub last_n: usize,
-    /// Ids that no repetition goes across.
+    /// Ids that no repetition goes across, in any order.
     pub breakers: Vec<u32>,
 }
 

@@ -54,8 +54,11 @@ pub(crate) struct Row<'a> {
 impl Sampler {
     /// # Errors
     /// [`crate::Error::Parameter`] where a value of `sampling` is outside its range.
-    pub fn new(sampling: Sampling, prompt: &[u32]) -> Result<Self> {
+    pub fn new(mut sampling: Sampling, prompt: &[u32]) -> Result<Self> {
         sampling.check()?;
+        if let Some(dry) = &mut sampling.dry {
+            dry.breakers.sort_unstable();
+        }
         let repetition = Repetition::new(&sampling, prompt);
         Ok(Self { sampling, repetition })
     }

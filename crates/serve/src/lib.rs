@@ -9,6 +9,7 @@ mod connections;
 mod encoder;
 mod error;
 mod guard;
+mod held;
 mod ids;
 mod keys;
 mod limit;

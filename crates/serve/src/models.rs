@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use chat::{Codec, Local};
+use chat::{Codec, Local, Structures};
 use engine::Encoder;
 use token::Tokenizer;
 
@@ -49,6 +49,7 @@ pub(crate) enum Kind {
 pub(crate) struct ChatModel {
     pub queue: Queue,
     pub codec: Arc<Codec>,
+    pub structures: Arc<Structures>,
 }
 
 /// The way to a model that makes vectors.
@@ -78,12 +79,12 @@ impl Models {
         for model in models {
             match model {
                 Model::Chat(local) => {
-                    let codec = Arc::clone(local.codec());
+                    let (codec, structures) = (Arc::clone(local.codec()), Arc::clone(local.structures()));
                     let name = chat::ChatModel::name(&*local).to_owned();
                     let context_tokens = chat::ChatModel::context_tokens(&*local);
                     let (queue, worker) = Queue::start(*local, waiting_max)?;
                     workers.push(worker);
-                    let kind = Kind::Chat(ChatModel { queue, codec });
+                    let kind = Kind::Chat(ChatModel { queue, codec, structures });
                     served.push(Arc::new(Served { name, kind, context_tokens }));
                 }
                 Model::Encoder { name, encoder, tokenizer } => {

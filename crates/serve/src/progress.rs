@@ -25,6 +25,25 @@ pub(crate) struct Choice {
     pub usage: Usage,
     /// The stop string that ended it, if one did.
     pub stop: Option<String>,
+    /// Whether the last call is still being written.
+    calls_on: bool,
+}
+
+impl Choice {
+    fn begin_call(&mut self, name: String, short_id: bool) {
+        self.calls.push(ToolCall { id: crate::ids::call_id(short_id), name, arguments: String::new() });
+        self.calls_on = true;
+    }
+
+    fn more_arguments(&mut self, text: &str) {
+        if let Some(call) = self.calls.last_mut() {
+            call.arguments += text;
+        }
+    }
+
+    fn end_call(&mut self, index: usize) -> Option<Change> {
+        std::mem::take(&mut self.calls_on).then(|| Change::CallEnd(index, self.calls.len() - 1))
+    }
 }
 
 /// What is new about a choice, whose number comes first.
@@ -33,8 +52,12 @@ pub(crate) enum Change {
     Reasoning(usize, String),
     /// With the tokens whose text ended, which may be in reasoning or calls.
     Text(usize, String, Vec<TokenText>),
-    /// The call with this number.
-    Call(usize, usize),
+    /// The call with this number begins: its name is known.
+    CallBegin(usize, usize),
+    /// More of the arguments of the call with this number.
+    Arguments(usize, usize, String),
+    /// The call with this number has ended.
+    CallEnd(usize, usize),
     End(usize),
 }
 
@@ -166,21 +189,34 @@ impl Progress {
     fn pieces(&mut self, index: usize, pieces: Vec<Piece>, changes: &mut Vec<Change>) {
         let choice = &mut self.choices[index];
         for piece in pieces {
-            changes.push(match piece {
+            // Of the call that has begun, or that begins.
+            let (last, next) = (choice.calls.len().saturating_sub(1), choice.calls.len());
+            match piece {
                 Piece::Reasoning(text) => {
                     choice.reasoning += &text;
-                    Change::Reasoning(index, text)
+                    changes.push(Change::Reasoning(index, text));
                 }
                 Piece::Text(text) => {
                     choice.text += &text;
-                    Change::Text(index, text, Vec::new())
+                    changes.push(Change::Text(index, text, Vec::new()));
                 }
                 Piece::Call(call) => {
-                    let id = crate::ids::call_id(self.short_ids);
-                    choice.calls.push(ToolCall { id, ..call });
-                    Change::Call(index, choice.calls.len() - 1)
+                    choice.begin_call(call.name, self.short_ids);
+                    changes.push(Change::CallBegin(index, next));
+                    choice.more_arguments(&call.arguments);
+                    changes.push(Change::Arguments(index, next, call.arguments));
+                    changes.extend(choice.end_call(index));
                 }
-            });
+                Piece::CallBegin(name) => {
+                    choice.begin_call(name, self.short_ids);
+                    changes.push(Change::CallBegin(index, next));
+                }
+                Piece::Arguments(text) => {
+                    choice.more_arguments(&text);
+                    changes.push(Change::Arguments(index, last, text));
+                }
+                Piece::CallEnd => changes.extend(choice.end_call(index)),
+            }
         }
     }
 
@@ -191,6 +227,8 @@ impl Progress {
         }
         let choice = &mut self.choices[index];
         (choice.finish, choice.usage) = (Some(finish), usage);
+        // A limit of tokens may have cut a call short.
+        changes.extend(choice.end_call(index));
         self.metrics.prompt_tokens.fetch_add(usage.prompt_tokens as u64, Ordering::Relaxed);
         self.metrics.generated_tokens.fetch_add(usage.completion_tokens as u64, Ordering::Relaxed);
         changes.push(Change::End(index));

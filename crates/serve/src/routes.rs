@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 
 use crate::answer::{Shape, json_response, streamed, whole};
 use crate::guard::{self, Guard};
+use crate::held::{constrained, held};
 use crate::metrics::Metrics;
 use crate::models::{ChatModel, Kind, Models, Served};
 use crate::progress::Progress;
@@ -128,20 +129,20 @@ fn model_json(shared: &Shared, model: &Served) -> Value {
 async fn chat_completions(State(shared): Here, headers: HeaderMap, body: Body) -> Answered {
     let (model, fields, length) = read(&shared, body).await?;
     let chat = model.chat()?;
-    let call = ChatCall::read(fields, chat.codec.format())?;
+    let call = ChatCall::read(fields, &chat.codec)?;
     let shape = ChatShape::new(&model.name, &call.conversation);
     let prompt = encode(chat, &call.conversation, length, "messages").await?;
-    let conversation = forced(chat, call.conversation, &call.tools)?;
+    let conversation = held(chat, call.conversation, &call.tools, prompt.in_reasoning).await?;
     answer(&shared, (&model.name, chat, &headers), conversation, prompt, shape).await
 }
 
 async fn responses(State(shared): Here, headers: HeaderMap, body: Body) -> Answered {
     let (model, fields, length) = read(&shared, body).await?;
     let chat = model.chat()?;
-    let call = ResponsesCall::read(fields, chat.codec.format())?;
+    let call = ResponsesCall::read(fields, &chat.codec)?;
     let shape = ResponsesShape::new(&model.name, &call);
     let prompt = encode(chat, &call.conversation, length, "input").await?;
-    let conversation = forced(chat, call.conversation, &call.tools)?;
+    let conversation = held(chat, call.conversation, &call.tools, prompt.in_reasoning).await?;
     answer(&shared, (&model.name, chat, &headers), conversation, prompt, shape)
         .await
         .map_err(|error| error.with_param("messages", "input"))
@@ -150,10 +151,10 @@ async fn responses(State(shared): Here, headers: HeaderMap, body: Body) -> Answe
 async fn messages(State(shared): Here, headers: HeaderMap, body: Body) -> Answered {
     let (model, fields, length) = read(&shared, body).await?;
     let chat = model.chat()?;
-    let call = MessagesCall::read(fields, chat.codec.format())?;
+    let call = MessagesCall::read(fields, &chat.codec)?;
     let prompt = encode(chat, &call.conversation, length, "messages").await?;
     let shape = MessagesShape::new(&model.name, &call, prompt.ids.len());
-    let conversation = forced(chat, call.conversation, &call.tools)?;
+    let conversation = held(chat, call.conversation, &call.tools, prompt.in_reasoning).await?;
     answer(&shared, (&model.name, chat, &headers), conversation, prompt, shape).await
 }
 
@@ -168,9 +169,13 @@ async fn count_tokens(State(shared): Here, body: Body) -> Answered {
 async fn completions(State(shared): Here, headers: HeaderMap, body: Body) -> Answered {
     let (model, fields, _) = read(&shared, body).await?;
     let chat = model.chat()?;
-    let call = CompletionCall::read(fields)?;
+    let call = CompletionCall::read(fields, &chat.codec)?;
     let shape = CompletionShape::new(&model.name, &call);
-    let CompletionCall { requests, choices, streaming } = call;
+    let CompletionCall { mut requests, wanted, choices, streaming } = call;
+    if let Some(wanted) = wanted {
+        let constraint = constrained(chat, wanted).await?;
+        requests.iter_mut().for_each(|request| request.options.constraint = Some(constraint.clone()));
+    }
     let total = requests.len() * choices;
     let events = chat.queue.ask(Work::Completion(requests, choices))?;
     let progress = Progress::new(events, total, None, Arc::clone(&shared.metrics));
@@ -221,6 +226,8 @@ async fn answer(
     let Conversation { template, options, choices, streaming, .. } = conversation;
     let format = chat.codec.format();
     let parser = AnswerParser::new(format, &template.tools, prompt.in_reasoning);
+    // With tools, whatever holds the answer holds its calls too.
+    let parser = if options.constraint.is_some() { parser.with_certain_calls() } else { parser };
     let events = chat.queue.ask(Work::Chat(prompt.ids, Box::new(options), choices))?;
     let progress = Progress::new(events, choices, Some(parser), Arc::clone(&shared.metrics));
     let progress =
@@ -251,22 +258,6 @@ async fn encode(
     encoded
         .map_err(|_| ApiError::internal("The conversation could not be turned into tokens."))?
         .map_err(refuse)
-}
-
-/// A conversation whose answer is held to calls where the request forces them.
-fn forced(
-    chat: &ChatModel,
-    conversation: Conversation,
-    tools: &crate::wire::Tools,
-) -> Result<Conversation, ApiError> {
-    let Some(forced) = tools.forced() else { return Ok(conversation) };
-    let tokenizer = chat.codec.tokenizer();
-    let special = |text: &str| tokenizer.special(text);
-    let grammar = chat.codec.format().call_grammar(&forced, tools.parallel && forced.len() > 1, &special);
-    let _ = grammar;
-    let message =
-        "'tool_choice' cannot force a call with this model; leave it out or set it to \"auto\" or \"none\".";
-    Err(ApiError::invalid(Some("tool_choice"), message).with_code("unsupported_parameter"))
 }
 
 /// The model that a body asks for, its other fields, and its length.

@@ -277,12 +277,6 @@ fn what_this_server_does_not_do_is_named() {
     refuse(json!({"tools": [{}]}), "tools[0].type", json!(null), "tools[0].type");
     let tool = json!([{"type": "function", "function": {"name": "f"}}]);
     refuse(json!({"tools": tool}), "tools", json!("unsupported_parameter"), "does not show them");
-    refuse(
-        json!({"response_format": {"type": "json_object"}}),
-        "response_format",
-        json!("unsupported_parameter"),
-        "response_format",
-    );
     refuse(json!({"stop": ["a", "b", "c", "d", "e"]}), "stop", json!(null), "at most 4");
     refuse(json!({"stop": ""}), "stop", json!(null), "must not be empty");
     refuse(json!({"stop": [1]}), "stop", json!("invalid_type"), "array of strings");

@@ -44,7 +44,7 @@ fn parse_json(text: &str) -> Parsed<Value> {
 }
 
 /// Whether JSON text breaks off within a string, which may hold anything.
-fn ends_in_string(text: &str) -> bool {
+pub(super) fn ends_in_string(text: &str) -> bool {
     let (mut inside, mut escaped) = (false, false);
     for byte in text.bytes() {
         match byte {
@@ -144,27 +144,61 @@ fn python_call(text: &str) -> Parsed<ToolCall> {
     if is_name(name) { Ok(call(name, Value::Object(arguments).to_string())) } else { Err(Fault::Malformed) }
 }
 
-/// A list of objects, or names with arguments, each after a mark of its own but the first, which has been read.
+/// Lists of objects, or names with arguments, each after a mark of its own but the first, which has been read.
 fn mistral(text: &str) -> Parsed<Vec<ToolCall>> {
-    let mut calls = Vec::new();
-    for part in text.split("[TOOL_CALLS]") {
-        let part = part.trim();
-        if part.starts_with(['[', '{']) && !part.starts_with("[ARGS]") {
-            calls.extend(json_calls(part)?);
-            continue;
-        }
-        let (name, arguments) = match part.split_once("[ARGS]") {
-            Some((name, arguments)) => (name, arguments),
-            None => part.split_at(part.find('{').ok_or(Fault::Malformed)?),
+    let (mut rest, mut calls) = (text.trim(), Vec::new());
+    while !rest.is_empty() {
+        let name = if rest.starts_with(['[', '{']) && !rest.starts_with("[ARGS]") {
+            None
+        } else {
+            let (name, after) = match (rest.find("[ARGS]"), rest.find('{')) {
+                (Some(mark), brace) if brace.is_none_or(|brace| mark < brace) => {
+                    (&rest[..mark], &rest[mark + "[ARGS]".len()..])
+                }
+                (_, Some(brace)) => rest.split_at(brace),
+                (_, None) => return Err(Fault::Malformed),
+            };
+            rest = after;
+            let name = name.split("[CALL_ID]").next().unwrap_or_default().trim();
+            if name.is_empty() || name.contains(char::is_whitespace) {
+                return Err(Fault::Malformed);
+            }
+            Some(name)
         };
-        let name = name.split("[CALL_ID]").next().unwrap_or_default().trim();
-        let arguments = parse_json(arguments.trim())?;
-        if name.is_empty() || name.contains(char::is_whitespace) || !arguments.is_object() {
-            return Err(Fault::Malformed);
+        let value = first_value(&mut rest)?;
+        match (name, value) {
+            (Some(name), value @ Value::Object(_)) => calls.push(call(name, value.to_string())),
+            (Some(_), _) => return Err(Fault::Malformed),
+            (None, Value::Array(items)) => {
+                for item in items {
+                    calls.push(json_call(item)?);
+                }
+            }
+            (None, value) => calls.push(json_call(value)?),
         }
-        calls.push(call(name, arguments.to_string()));
+        rest = rest.trim_start();
+        if !rest.is_empty() {
+            rest = rest.strip_prefix("[TOOL_CALLS]").ok_or(Fault::Malformed)?.trim_start();
+        }
     }
     Ok(calls)
+}
+
+/// The JSON value that a text begins with; the text then begins after it.
+fn first_value(text: &mut &str) -> Parsed<Value> {
+    let mut values = serde_json::Deserializer::from_str(text).into_iter::<Value>();
+    let value = values.next().ok_or(Fault::Malformed)?;
+    let value = value.map_err(|_| if ends_in_string(text) { Fault::Incomplete } else { Fault::Malformed })?;
+    *text = &text[values.byte_offset()..];
+    Ok(value)
+}
+
+/// The text before the first of a mark that stands outside of JSON's strings, and the text after it.
+fn split_after_json<'a>(text: &'a str, mark: &str) -> Parsed<(&'a str, &'a str)> {
+    let mut ends = text.match_indices(mark).map(|(at, _)| at);
+    let fault = if ends_in_string(text) { Fault::Incomplete } else { Fault::Malformed };
+    let end = ends.find(|&at| !ends_in_string(&text[..at])).ok_or(fault)?;
+    Ok((&text[..end], &text[end + mark.len()..]))
 }
 
 /// Calls between tokens; `function`, a separator, the name and a fenced block, or the name, a separator and the arguments.
@@ -172,7 +206,7 @@ fn deepseek(text: &str) -> Parsed<Vec<ToolCall>> {
     let (mut rest, mut calls) = (text.trim(), Vec::new());
     while !rest.is_empty() {
         rest = rest.strip_prefix("<｜tool▁call▁begin｜>").ok_or(Fault::Malformed)?;
-        let (body, after) = rest.split_once("<｜tool▁call▁end｜>").ok_or(Fault::Malformed)?;
+        let (body, after) = split_after_json(rest, "<｜tool▁call▁end｜>")?;
         let (kind, body) = body.split_once("<｜tool▁sep｜>").ok_or(Fault::Malformed)?;
         let (name, arguments) = match body.split_once("```json") {
             Some((name, fenced)) if kind.trim() == "function" => {

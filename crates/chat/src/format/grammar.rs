@@ -1,188 +1,436 @@
-//! The grammar of a family's tool calls, for answers that must be calls: llguidance's dialect of Lark. Knows no engine.
+//! The grammar of a family's tool calls, for answers that must be calls and for calls that must obey their schemas:
+//! llguidance's dialect of Lark. Knows no engine.
 
 use std::fmt::Write;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use super::{AnswerFormat, Body};
+use super::{AnswerFormat, Block, Body};
+use crate::structure::{enforceable, spaced};
+use crate::{Error, Result, Structure};
+
+/// How an answer may call tools.
+#[derive(Clone, Debug)]
+pub struct CallRules<'a> {
+    /// The tools that may be called, as templates take them.
+    pub tools: &'a [Value],
+    /// Whether it may call more than once.
+    pub parallel: bool,
+    /// What it may be beside calls.
+    pub beside: Beside,
+}
+
+/// What an answer may be where it may call tools. Where it may be something else, arguments obey the schemas of those tools
+/// whose `strict` is true; where it must call, those of all.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Beside {
+    /// It calls and says nothing.
+    Nothing,
+    /// It says what it likes, before, between and after calls.
+    Text,
+    /// It either calls or has this structure.
+    Structure(Structure),
+}
+
+/// The id of a special token's text.
+type Special<'a> = &'a dyn Fn(&str) -> Option<u32>;
 
 impl AnswerFormat {
-    /// A Lark grammar of answers that call one or (`parallel`) several of these tools and say nothing else; `special` gives the
-    /// id of a special token's text. `None` where the family's calls have no grammar here.
-    pub fn call_grammar(
-        &self,
-        tools: &[Value],
-        parallel: bool,
-        special: &dyn Fn(&str) -> Option<u32>,
-    ) -> Option<String> {
-        let block = self.block?;
-        let mark = |text: &str| special(text).map_or_else(|| quoted(text), |id| format!("<[{id}]>"));
-        let open = mark(block.open);
-        let close = block.close.map(mark).unwrap_or_default();
-        let mut rules = Rules::default();
-        let many = |call: &str, between: &str| match (parallel, between) {
-            (false, _) => call.to_owned(),
-            (true, "") => format!("{call}+"),
-            (true, between) => format!("{call} ({between} {call})*"),
+    /// The structure of answers with calls that [`super::AnswerParser`] finds; `special` gives the id of a special token's
+    /// text. `None` where the family's calls have no grammar here.
+    ///
+    /// # Errors
+    /// [`Error::Structure`]: the keyword of a tool's schema that cannot be enforced.
+    pub fn call_structure(&self, calls: &CallRules<'_>, special: Special<'_>) -> Result<Option<Structure>> {
+        let Some(block) = self.block else { return Ok(None) };
+        if matches!(block.body, Body::Dsml | Body::Gemma(_)) {
+            return Ok(None);
+        }
+        // Between tags there is no way to write parameters that no schema describes.
+        let tagged = matches!(block.body, Body::FunctionTags | Body::ArgKeys);
+        let all = calls.beside == Beside::Nothing || tagged;
+        let mut rules = Rules { text: String::new(), special };
+        let tools = calls.tools.iter().enumerate();
+        let tools = tools.map(|(index, tool)| Tool::read(index, tool, all)).collect::<Result<Vec<_>>>()?;
+        let call = self.call(block, &tools, calls.parallel, &mut rules)?;
+        let start = match &calls.beside {
+            Beside::Nothing => call.alone(calls.parallel),
+            Beside::Text => self.with_text(block, &call, calls.parallel, &mut rules),
+            // Objects are read as calls there, whatever they were meant to be.
+            Beside::Structure(_) if self.bare_json => return Ok(None),
+            Beside::Structure(_) => format!("{} | @structured", call.alone(calls.parallel)),
         };
-        let start = match block.body {
+        let rules = format!("start: {start}\n{}", rules.text);
+        Ok(Some(match &calls.beside {
+            Beside::Structure(structure) => {
+                Structure::Within { rules, structure: Box::new(structure.clone()) }
+            }
+            _ => Structure::Lark(rules),
+        }))
+    }
+
+    /// A structure that begins after the reasoning that the prompt has begun.
+    pub fn after_reasoning(&self, structure: Structure, special: Special<'_>) -> Structure {
+        let Some((_, close)) = self.reasoning else { return structure };
+        let mut rules = Rules { text: String::new(), special };
+        let thought = rules.until("thought", close);
+        let rules = format!("start: {thought} @structured\n{}", rules.text);
+        Structure::Within { rules, structure: Box::new(structure) }
+    }
+
+    /// One call or block of calls.
+    fn call(&self, block: Block, tools: &[Tool], parallel: bool, rules: &mut Rules<'_>) -> Result<Call> {
+        let open = rules.mark(block.open);
+        let close = block.close.map(|close| rules.mark(close)).unwrap_or_default();
+        let list = |call: &str| match parallel {
+            true => format!("\"[\" {call} (\",\" {call})* \"]\""),
+            false => format!("\"[\" {call} \"]\""),
+        };
+        let again = |call: &str| if parallel { format!("{call}+") } else { call.to_owned() };
+        Ok(match block.body {
             Body::Json if block.open == "<tool_calls>" => {
-                let call = rules.json("call", objects(tools, "arguments"));
-                format!("{open} \"[\" {} \"]\" {close}", many(&call, "\",\""))
+                let json = rules.json("call", objects(tools, "arguments"));
+                Call { open, rest: format!("{} {close}", list(&json)), between: None }
             }
             Body::Json => {
-                let json = rules.json("object", objects(tools, "arguments"));
-                let call = rules.rule("call", &format!("{open} \"\\n\" {json} \"\\n\" {close}"));
-                many(&call, "\"\\n\"")
+                let json = rules.json("call", objects(tools, "arguments"));
+                Call { open, rest: format!("\"\\n\" {json} \"\\n\" {close}"), between: Some("\"\\n\"") }
             }
-            Body::Llama => rules.json("object", objects(tools, "parameters")),
-            Body::Mistral if special("[ARGS]").is_some() => {
-                let calls = each(&mut rules, tools, |rules, index, name, parameters| {
-                    let json = rules.json(&format!("arguments_{index}"), parameters);
-                    format!("{open} {} {} {json}", quoted(name), mark("[ARGS]"))
-                });
-                many(&calls, "")
+            Body::Llama => {
+                let json = rules.json("call", objects(tools, "parameters"));
+                Call { open: String::new(), rest: json, between: Some("\"; \"") }
+            }
+            Body::Mistral if (rules.special)("[ARGS]").is_some() => {
+                let rest = each(rules, tools, |rules, tool| {
+                    let json = rules.json(&format!("arguments_{}", tool.index), tool.schema.clone());
+                    Ok(format!("{} {} {json}", quoted(&tool.name), rules.mark("[ARGS]")))
+                })?;
+                Call { open, rest, between: Some("") }
             }
             Body::Mistral => {
-                let call = rules.json("call", objects(tools, "arguments"));
-                format!("{open} \"[\" {} \"]\"", many(&call, "\",\""))
+                let json = rules.json("call", objects(tools, "arguments"));
+                Call { open, rest: list(&json), between: None }
             }
             Body::DeepSeek => {
-                let calls = deepseek(&mut rules, tools, self.fenced, &mark);
-                format!("{open} {} {close}", many(&calls, ""))
+                let call = each(rules, tools, |rules, tool| Ok(deepseek(rules, tool, self.fenced)))?;
+                Call { open, rest: format!("{} {close}", again(&call)), between: None }
             }
             Body::FunctionTags => {
-                let calls = each(&mut rules, tools, |rules, index, name, parameters| {
-                    let head = quoted(&format!("\n<function={name}>\n"));
-                    let values = tagged(rules, index, &parameters, &TagWords::FUNCTION);
-                    format!("{open} {head} {values} \"</function>\\n\" {close}")
-                });
-                many(&calls, "\"\\n\"")
+                let rest = each(rules, tools, |rules, tool| {
+                    let head = quoted(&format!("\n<function={}>\n", tool.name));
+                    Ok(format!("{head} {} \"</function>\\n\"", tagged(rules, tool, TagStyle::Function)?))
+                })?;
+                Call { open, rest: format!("{rest} {close}"), between: Some("\"\\n\"") }
             }
             Body::ArgKeys => {
-                let calls = each(&mut rules, tools, |rules, index, name, parameters| {
-                    let head = quoted(&format!("{name}\n"));
-                    let values = tagged(rules, index, &parameters, &TagWords::ARG);
-                    format!("{open} {head} {values} {close}")
-                });
-                many(&calls, "\"\\n\"")
+                let rest = each(rules, tools, |rules, tool| {
+                    let head = quoted(&format!("{}\n", tool.name));
+                    Ok(format!("{head} {}", tagged(rules, tool, TagStyle::Arg)?))
+                })?;
+                Call { open, rest: format!("{rest} {close}"), between: Some("\"\\n\"") }
             }
-            Body::Dsml | Body::Gemma(_) => return None,
+            Body::Dsml | Body::Gemma(_) => unreachable!("families without a grammar were sorted out before"),
+        })
+    }
+
+    /// An answer that may say something beside its calls.
+    fn with_text(&self, block: Block, call: &Call, parallel: bool, rules: &mut Rules<'_>) -> String {
+        let marks =
+            [self.reasoning, self.wrapper].into_iter().flatten().flat_map(|(open, close)| [open, close]);
+        // Special tokens are part of no text.
+        let marks: Vec<String> = marks.filter_map(rules.special).map(|id| format!("<[{id}]>")).collect();
+        if self.bare_json {
+            // What begins with a brace is read as calls.
+            rules.rule("text", "/[ \\t\\r\\n]*[^{ \\t\\r\\n](.|\\n)*/");
+            return format!("{} | text", call.alone(parallel));
+        }
+        let many = if parallel { "*" } else { "?" };
+        let rest = rules.rule("called", &call.rest);
+        // Where the mark is a token of its own, text may not spell it either.
+        let open = regex(block.open);
+        rules.rule("SAID", &format!("/(.|\\n)+/ & ~/(.|\\n)*{open}(.|\\n)*/"));
+        // Never two texts side by side, which together might spell the mark.
+        let other = match marks.is_empty() {
+            true => String::new(),
+            false => format!("{}*", rules.rule("other", &format!("SAID? ({})", marks.join(" | ")))),
         };
-        Some(format!("start: {start}\n{}", rules.text))
+        let head = match (rules.special)(block.open) {
+            Some(id) => format!("SAID? <[{id}]>"),
+            None => {
+                rules.rule("head[lazy]", &format!("/(.|\\n)*{open}/"));
+                "head".to_owned()
+            }
+        };
+        if block.close.is_none() {
+            // Whatever follows the mark is read as calls.
+            let more = if parallel { format!("({} {rest})*", call.open) } else { String::new() };
+            return format!("{other} ({head} {rest} {more} | SAID)?");
+        }
+        format!("{other} ({head} {rest} {other}){many} SAID?")
     }
 }
 
-/// One call of DeepSeek's, its arguments perhaps in a fenced block.
-fn deepseek(rules: &mut Rules, tools: &[Value], fenced: bool, mark: &dyn Fn(&str) -> String) -> String {
-    let marks = ["<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>"];
-    let [begin, separator, end] = marks.map(mark);
-    each(rules, tools, |rules, index, name, parameters| {
-        let json = rules.json(&format!("arguments_{index}"), parameters);
-        let name = quoted(name);
-        match fenced {
-            true => {
-                format!("{begin} \"function\" {separator} {name} \"\\n```json\\n\" {json} \"\\n```\" {end}")
-            }
-            false => format!("{begin} {name} {separator} {json} {end}"),
+/// A call in a grammar's terms: its opening mark, what follows that, and what stands between two.
+struct Call {
+    open: String,
+    rest: String,
+    /// `None` where a block holds several calls itself.
+    between: Option<&'static str>,
+}
+
+impl Call {
+    fn alone(&self, parallel: bool) -> String {
+        let whole = format!("{} {}", self.open, self.rest);
+        match self.between {
+            Some(between) if parallel => format!("{whole} ({between} {whole})*"),
+            _ => whole,
         }
-    })
+    }
+}
+
+/// A tool that may be called.
+struct Tool {
+    index: usize,
+    name: String,
+    /// Of its arguments, an object; all of its keywords can be enforced.
+    schema: Value,
+}
+
+impl Tool {
+    fn read(index: usize, tool: &Value, all: bool) -> Result<Tool> {
+        let function = &tool["function"];
+        let name = function["name"].as_str().unwrap_or_default().to_owned();
+        let refused = |reason: String| Error::Structure(format!("the tool '{name}': {reason}"));
+        let mut schema = match &function["parameters"] {
+            _ if !all && function["strict"] != true => json!({}),
+            given @ Value::Object(keywords) if !keywords.is_empty() => enforceable(given).map_err(refused)?,
+            _ => json!({"properties": {}, "additionalProperties": false}),
+        };
+        match schema.get("type") {
+            None => schema["type"] = json!("object"),
+            Some(kind) if kind == "object" => {}
+            Some(_) => return Err(refused("its arguments must be of the type \"object\"".to_owned())),
+        }
+        Ok(Tool { index, name, schema })
+    }
 }
 
 /// The rules beside `start`.
-#[derive(Default)]
-struct Rules {
+struct Rules<'a> {
     text: String,
+    special: Special<'a>,
 }
 
-impl Rules {
+impl Rules<'_> {
     fn rule(&mut self, name: &str, right: &str) -> String {
         writeln!(self.text, "{name}: {right}").expect("a String takes everything");
         name.to_owned()
     }
 
     fn json(&mut self, name: &str, schema: Value) -> String {
-        self.rule(name, &format!("%json {schema}"))
+        self.rule(name, &format!("%json {}", spaced(schema)))
+    }
+
+    /// A special token, or the text where it is none.
+    fn mark(&self, text: &str) -> String {
+        (self.special)(text).map_or_else(|| quoted(text), |id| format!("<[{id}]>"))
+    }
+
+    /// Any text up to and including a mark.
+    fn until(&mut self, name: &str, mark: &str) -> String {
+        let end = regex(mark);
+        match (self.special)(mark) {
+            None => {
+                self.rule(&format!("{name}[lazy]"), &format!("/(.|\\n)*{end}/"));
+                name.to_owned()
+            }
+            Some(id) => {
+                let inner = name.to_uppercase();
+                self.rule(&inner, &format!("/(.|\\n)+/ & ~/(.|\\n)*{end}(.|\\n)*/"));
+                self.rule(name, &format!("{inner}? <[{id}]>"))
+            }
+        }
     }
 }
 
-/// One of the tools: an alternative of what `call` makes of number, name and parameters.
+/// One of the tools: an alternative of what `call` makes of it.
 fn each(
-    rules: &mut Rules,
-    tools: &[Value],
-    call: impl Fn(&mut Rules, usize, &str, Value) -> String,
-) -> String {
-    let alternatives: Vec<String> = tools
-        .iter()
-        .enumerate()
-        .map(|(index, tool)| {
-            let name = tool["function"]["name"].as_str().unwrap_or_default();
-            let right = call(rules, index, name, parameters(tool));
-            rules.rule(&format!("call_{index}"), &right)
-        })
-        .collect();
-    rules.rule("any_call", &alternatives.join(" | "))
+    rules: &mut Rules<'_>,
+    tools: &[Tool],
+    call: impl Fn(&mut Rules<'_>, &Tool) -> Result<String>,
+) -> Result<String> {
+    let mut alternatives = Vec::with_capacity(tools.len());
+    for tool in tools {
+        let right = call(rules, tool)?;
+        alternatives.push(rules.rule(&format!("call_{}", tool.index), &right));
+    }
+    Ok(rules.rule("any_call", &alternatives.join(" | ")))
 }
 
-/// The schema of a tool's arguments.
-fn parameters(tool: &Value) -> Value {
-    match &tool["function"]["parameters"] {
-        schema @ Value::Object(fields) if !fields.is_empty() => schema.clone(),
-        _ => json!({"type": "object", "properties": {}, "additionalProperties": false}),
+/// One call of DeepSeek's, its arguments perhaps in a fenced block.
+fn deepseek(rules: &mut Rules<'_>, tool: &Tool, fenced: bool) -> String {
+    let marks = ["<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>"];
+    let [begin, separator, end] = marks.map(|mark| rules.mark(mark));
+    let json = rules.json(&format!("arguments_{}", tool.index), tool.schema.clone());
+    let name = quoted(&tool.name);
+    match fenced {
+        true => format!("{begin} \"function\" {separator} {name} \"\\n```json\\n\" {json} \"\\n```\" {end}"),
+        false => format!("{begin} {name} {separator} {json} {end}"),
     }
 }
 
 /// The schema of `{"name", "arguments"}` for any of the tools.
-fn objects(tools: &[Value], arguments: &str) -> Value {
-    let one = |tool: &Value| {
+fn objects(tools: &[Tool], arguments: &str) -> Value {
+    let one = |tool: &Tool, place: String| {
+        let schema = relocated(&tool.schema, &format!("{place}/properties/{arguments}"));
         json!({
             "type": "object",
-            "properties": {"name": {"const": tool["function"]["name"]}, arguments: parameters(tool)},
+            "properties": {"name": {"const": tool.name}, arguments: schema},
             "required": ["name", arguments],
             "additionalProperties": false,
         })
     };
     match tools {
-        [tool] => one(tool),
-        tools => json!({"anyOf": tools.iter().map(one).collect::<Vec<_>>()}),
+        [tool] => one(tool, "#".to_owned()),
+        tools => {
+            let all = tools.iter().enumerate().map(|(index, tool)| one(tool, format!("#/anyOf/{index}")));
+            json!({"anyOf": all.collect::<Vec<_>>()})
+        }
     }
 }
 
-/// The words around a parameter.
-struct TagWords {
-    key: (&'static str, &'static str),
-    /// After a value.
-    end: &'static str,
+/// A schema whose references hold where it stands at another place of a document.
+fn relocated(schema: &Value, place: &str) -> Value {
+    match schema {
+        Value::Object(keywords) => {
+            let moved = keywords.iter().map(|(keyword, value)| {
+                let value = match (keyword.as_str(), value) {
+                    ("$ref", Value::String(to)) if to == "#" || to == "#/" => place.into(),
+                    ("$ref", Value::String(to)) if to.starts_with("#/") => {
+                        format!("{place}{}", &to[1..]).into()
+                    }
+                    ("const" | "enum" | "default" | "examples", value) => value.clone(),
+                    (_, value) => relocated(value, place),
+                };
+                (keyword.clone(), value)
+            });
+            Value::Object(moved.collect())
+        }
+        Value::Array(items) => items.iter().map(|item| relocated(item, place)).collect(),
+        other => other.clone(),
+    }
 }
 
-impl TagWords {
-    const FUNCTION: TagWords = TagWords { key: ("<parameter=", ">\n"), end: "\n</parameter>\n" };
-    const ARG: TagWords = TagWords { key: ("<arg_key>", "</arg_key>\n<arg_value>"), end: "</arg_value>\n" };
+/// How parameters are written in tags.
+#[derive(Clone, Copy)]
+enum TagStyle {
+    /// `<parameter=key>` … `</parameter>`.
+    Function,
+    /// `<arg_key>key</arg_key>`, `<arg_value>` … `</arg_value>`.
+    Arg,
 }
+
+/// Keywords of an object whose parameters are written in tags, and of a text among them.
+const OBJECT_KEYWORDS: [&str; 9] = [
+    "type",
+    "properties",
+    "required",
+    "additionalProperties",
+    "$defs",
+    "definitions",
+    "$schema",
+    "title",
+    "description",
+];
+const TEXT_KEYWORDS: [&str; 6] = ["type", "title", "description", "default", "examples", "enum"];
 
 /// The parameters in their order, those that are not required perhaps.
-fn tagged(rules: &mut Rules, tool: usize, parameters: &Value, words: &TagWords) -> String {
-    let no_fields = serde_json::Map::new();
-    let properties = parameters["properties"].as_object().unwrap_or(&no_fields);
-    let required = parameters["required"].as_array().map_or(&[][..], Vec::as_slice);
+fn tagged(rules: &mut Rules<'_>, tool: &Tool, style: TagStyle) -> Result<String> {
+    let refused = |what: String| {
+        let why = "cannot be enforced in this model's way of writing calls";
+        Err(Error::Structure(format!("the tool '{}': {what} {why}", tool.name)))
+    };
+    let no_fields = Map::new();
+    let keywords = tool.schema.as_object().unwrap_or(&no_fields);
+    if let Some(keyword) = keywords.keys().find(|name| !OBJECT_KEYWORDS.contains(&name.as_str())) {
+        return refused(format!("the schema's keyword `{keyword}` at #"));
+    }
+    let properties = keywords.get("properties").and_then(Value::as_object).unwrap_or(&no_fields);
+    let required: Vec<&str> = keywords
+        .get("required")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect();
+    let odd =
+        |name: &str| name.trim() != name || name.is_empty() || name.contains(['<', '>', '\n', '"', '\\']);
+    if let Some(name) = required.iter().find(|name| !properties.contains_key(**name)) {
+        return refused(format!("the required parameter {name:?}, which has no schema,"));
+    }
     let mut right = Vec::new();
     for (index, (key, schema)) in properties.iter().enumerate() {
-        let name = format!("value_{tool}_{index}");
-        let value = if schema["type"] == "string" && schema.get("enum").is_none() {
-            let end = regex(words.end);
-            rules.rule(&format!("{name}[lazy]"), &format!("/(.|\\n)*{end}/"));
-            name
-        } else if let Some(choices) = schema["enum"].as_array().filter(|_| schema["type"] == "string") {
-            let choices = choices.iter().filter_map(Value::as_str).map(quoted).collect::<Vec<_>>();
-            format!("{} {}", rules.rule(&name, &choices.join(" | ")), quoted(words.end))
-        } else {
-            format!("{} {}", rules.json(&name, schema.clone()), quoted(words.end))
+        if odd(key) {
+            return refused(format!("the parameter name {key:?}"));
+        }
+        let name = format!("value_{}_{index}", tool.index);
+        if let Some(keyword) = text_keyword(schema) {
+            return refused(format!("the schema's keyword `{keyword}` at #/properties/{key}"));
+        }
+        let whole = match style {
+            TagStyle::Function => {
+                let value = value(rules, &name, (schema, keywords), "</parameter>");
+                format!("{} {value} \"\\n\"", quoted(&format!("<parameter={key}>\n")))
+            }
+            TagStyle::Arg => {
+                let [open, close, begin] =
+                    ["<arg_key>", "</arg_key>", "<arg_value>"].map(|mark| rules.mark(mark));
+                let value = value(rules, &name, (schema, keywords), "</arg_value>");
+                format!("{open} {} {close} \"\\n\" {begin} {value} \"\\n\"", quoted(key))
+            }
         };
-        let whole = format!("{} {value}", quoted(&format!("{}{key}{}", words.key.0, words.key.1)));
-        let is_required = required.iter().any(|required| required == key);
-        right.push(if is_required { whole } else { format!("({whole})?") });
+        right.push(if required.contains(&key.as_str()) { whole } else { format!("({whole})?") });
     }
-    right.join(" ")
+    Ok(right.join(" "))
+}
+
+fn allows_text(schema: &Value) -> bool {
+    match &schema["type"] {
+        Value::String(kind) => kind == "string",
+        Value::Array(kinds) => kinds.iter().any(|kind| kind == "string"),
+        _ => false,
+    }
+}
+
+/// A keyword of a text that text between tags is not held to.
+fn text_keyword(schema: &Value) -> Option<&str> {
+    let keywords = schema.as_object().filter(|_| allows_text(schema))?;
+    keywords.keys().map(String::as_str).find(|keyword| !TEXT_KEYWORDS.contains(keyword))
+}
+
+/// A parameter's value with the mark that ends it: text as it is, all else as JSON.
+fn value(
+    rules: &mut Rules<'_>,
+    name: &str,
+    (schema, root): (&Value, &Map<String, Value>),
+    end: &str,
+) -> String {
+    let frame = if end == "</parameter>" { "\"\\n\"" } else { "" };
+    if allows_text(schema) {
+        let Some(choices) = schema["enum"].as_array() else { return rules.until(name, end) };
+        let choices = choices.iter().filter_map(Value::as_str).map(quoted).collect::<Vec<_>>();
+        return format!("{} {frame} {}", rules.rule(name, &choices.join(" | ")), rules.mark(end));
+    }
+    let mut schema = schema.clone();
+    if let Some(keywords) = schema.as_object_mut() {
+        // Its references are to the definitions of the whole.
+        for definitions in ["$defs", "definitions"] {
+            if let Some(value) = root.get(definitions) {
+                keywords.insert(definitions.into(), value.clone());
+            }
+        }
+    }
+    format!("{} {frame} {}", rules.json(name, schema), rules.mark(end))
 }
 
 /// A literal of the grammar.
@@ -190,21 +438,14 @@ fn quoted(text: &str) -> String {
     Value::from(text).to_string()
 }
 
-/// The text as a regular expression between slashes.
+/// A text in a regular expression between slashes.
 fn regex(text: &str) -> String {
     let mut out = String::new();
     for character in text.chars() {
-        match character {
-            '\n' => out.push_str("\\n"),
-            _ if "\\/.*+?()[]{}|^$<>".contains(character) => {
-                // Angle brackets mean themselves.
-                if !"<>".contains(character) {
-                    out.push('\\');
-                }
-                out.push(character);
-            }
-            _ => out.push(character),
+        if "\\/.*+?()[]{}|^$&~-\"".contains(character) {
+            out.push('\\');
         }
+        out.push(character);
     }
     out
 }

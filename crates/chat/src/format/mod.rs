@@ -4,9 +4,11 @@
 
 mod bodies;
 mod grammar;
+mod live;
 mod parser;
 mod tags;
 
+pub use grammar::{Beside, CallRules};
 pub use parser::{AnswerParser, Piece};
 
 /// Marks that enclose something: the opening, the closing.

@@ -5,6 +5,7 @@ use serde_json::Value;
 use token::ToolCall;
 
 use super::bodies::Fault;
+use super::live::{Found, Live};
 use super::{AnswerFormat, Block, Body};
 
 /// A piece of an answer.
@@ -16,6 +17,12 @@ pub enum Piece {
     Text(String),
     /// The model calls a tool; the call has no identifier yet.
     Call(ToolCall),
+    /// The model begins to call the tool of this name; only from [`AnswerParser::with_certain_calls`].
+    CallBegin(String),
+    /// More of the arguments of the call that has begun.
+    Arguments(String),
+    /// The call that has begun is complete.
+    CallEnd,
 }
 
 /// Takes one answer apart.
@@ -33,6 +40,8 @@ pub struct AnswerParser {
     skips_space: bool,
     /// Whether anything but white space came.
     began: bool,
+    /// Whether what begins like a call is one, as the grammar of the answer has it.
+    certain: bool,
     out: Vec<Piece>,
 }
 
@@ -48,6 +57,8 @@ enum State {
         block: Block,
         searched: usize,
     },
+    /// In a block of calls that are certain.
+    Live(Live),
     /// An answer that may be nothing but objects.
     Objects,
 }
@@ -73,8 +84,15 @@ impl AnswerParser {
             space: String::new(),
             skips_space: false,
             began: in_reasoning,
+            certain: false,
             out: Vec::new(),
         }
+    }
+
+    /// For answers that are held to [`AnswerFormat::call_structure`]: what begins like a call is one, so calls come in pieces
+    /// while they are written, where the family writes their arguments as JSON.
+    pub fn with_certain_calls(self) -> AnswerParser {
+        AnswerParser { certain: true, ..self }
     }
 
     /// Takes the next piece of the answer and returns what is certain by now.
@@ -97,6 +115,14 @@ impl AnswerParser {
                     self.emit_text(&held, true);
                 }
             },
+            State::Live(live) if !live.began => {
+                if !self.format.bare_json {
+                    self.emit_text(live.block.open, true);
+                }
+                self.emit_text(&held, true);
+            }
+            // What a limit of tokens cut off.
+            State::Live(_) => {}
             State::Objects => match Body::Llama.parse(&held, &self.tools) {
                 Ok(calls) => self.emit_calls(calls),
                 Err(_) => self.emit_text(&held, true),
@@ -115,6 +141,7 @@ impl AnswerParser {
             State::Text => self.step_text(),
             State::Reasoning { began } => self.step_reasoning(began),
             State::Call { block, searched } => self.step_call(block, searched),
+            State::Live(live) => self.step_live(live),
             State::Objects => self.step_objects(),
         }
     }
@@ -136,7 +163,7 @@ impl AnswerParser {
             match self.held.trim_start().chars().next() {
                 None => return false,
                 Some('{') => {
-                    self.state = State::Objects;
+                    self.state = self.live().unwrap_or(State::Objects);
                     return true;
                 }
                 Some(_) => {}
@@ -163,7 +190,7 @@ impl AnswerParser {
                 self.space.clear();
                 self.state = State::Reasoning { began: false };
             }
-            Turn::Call(block) => self.state = State::Call { block, searched: 0 },
+            Turn::Call(block) => self.state = self.live().unwrap_or(State::Call { block, searched: 0 }),
             Turn::Dropped => {
                 self.space.clear();
                 self.skips_space = true;
@@ -236,6 +263,38 @@ impl AnswerParser {
             }
         }
         self.state = State::Text;
+        true
+    }
+
+    /// In a block of calls that are certain and can be handed on in pieces.
+    fn live(&self) -> Option<State> {
+        let block = self.format.block.filter(|_| self.certain)?;
+        Live::begin(block).map(State::Live)
+    }
+
+    fn step_live(&mut self, mut live: Live) -> bool {
+        let found = live.next(&self.held);
+        self.state = State::Live(live);
+        match found {
+            Found::Nothing => return false,
+            Found::Name(name, bytes) => {
+                self.held.drain(..bytes);
+                self.space.clear();
+                self.skips_space = true;
+                self.out.push(Piece::CallBegin(name));
+            }
+            Found::Arguments(bytes, ended) => {
+                let text: String = self.held.drain(..bytes).collect();
+                self.out.push(Piece::Arguments(text));
+                if ended {
+                    self.out.push(Piece::CallEnd);
+                }
+            }
+            Found::Close(bytes) => {
+                self.held.drain(..bytes);
+                self.state = State::Text;
+            }
+        }
         true
     }
 

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 use token::ToolCall;
 
-use super::bodies::{Fault, Parsed, call};
+use super::bodies::{Fault, Parsed, call, ends_in_string};
 
 /// `<function=name>` with one `<parameter=key>` each.
 pub(crate) fn function_tags(text: &str, tools: &[Value]) -> Parsed<ToolCall> {
@@ -18,8 +18,9 @@ pub(crate) fn function_tags(text: &str, tools: &[Value]) -> Parsed<ToolCall> {
     while !rest.is_empty() {
         let parameter = rest.strip_prefix("<parameter=").ok_or(Fault::Malformed)?;
         let (key, parameter) = parameter.split_once('>').ok_or(Fault::Malformed)?;
-        let (value, after) = parameter.split_once("</parameter>").ok_or(Fault::Malformed)?;
-        arguments.insert(key.trim().to_owned(), typed(without_frame(value), schema(tools, name, key.trim())));
+        let schema = schema(tools, name, key.trim());
+        let (value, after) = split_value(parameter, "</parameter>", schema)?;
+        arguments.insert(key.trim().to_owned(), typed(without_frame(value), schema));
         rest = after.trim_start();
     }
     finished(name, arguments)
@@ -38,8 +39,9 @@ pub(crate) fn arg_keys(text: &str, tools: &[Value]) -> Parsed<ToolCall> {
         let key = rest.strip_prefix("<arg_key>").ok_or(Fault::Malformed)?;
         let (key, after) = key.split_once("</arg_key>").ok_or(Fault::Malformed)?;
         let value = after.trim_start().strip_prefix("<arg_value>").ok_or(Fault::Malformed)?;
-        let (value, after) = value.split_once("</arg_value>").ok_or(Fault::Malformed)?;
-        arguments.insert(key.trim().to_owned(), typed(value, schema(tools, name, key.trim())));
+        let schema = schema(tools, name, key.trim());
+        let (value, after) = split_value(value, "</arg_value>", schema)?;
+        arguments.insert(key.trim().to_owned(), typed(value, schema));
         rest = after.trim_start();
     }
     finished(name, arguments)
@@ -75,6 +77,18 @@ pub(crate) fn dsml(text: &str) -> Parsed<Vec<ToolCall>> {
     Ok(calls)
 }
 
+/// A value and what follows its mark; in JSON the mark may stand within a string.
+fn split_value<'a>(text: &'a str, mark: &str, schema: Option<&Value>) -> Parsed<(&'a str, &'a str)> {
+    let is_json = !allows(schema, "string") && text.trim_start().starts_with(['{', '[', '"']);
+    let mut ends = text.match_indices(mark).map(|(at, _)| at);
+    let first = ends.next().ok_or(Fault::Malformed)?;
+    let end = match is_json && ends_in_string(&text[..first]) {
+        false => first,
+        true => ends.find(|&at| !ends_in_string(&text[..at])).ok_or(Fault::Incomplete)?,
+    };
+    Ok((&text[..end], &text[end + mark.len()..]))
+}
+
 /// Whether the text breaks off within a value, which may hold anything.
 fn is_open(text: &str, open: &str, close: &str) -> bool {
     match (text.rfind(open), text.rfind(close)) {
@@ -101,15 +115,19 @@ fn without_frame(value: &str) -> &str {
     value.strip_suffix('\n').unwrap_or(value)
 }
 
-/// The text as what the schema says; where it allows texts, or does not say and it is no JSON, the text.
-fn typed(text: &str, schema: Option<&Value>) -> Value {
-    let as_text = || Value::String(text.to_owned());
-    let allows = |kind: &str| match schema.map(|schema| &schema["type"]) {
+/// Whether a schema names this type.
+fn allows(schema: Option<&Value>, kind: &str) -> bool {
+    match schema.map(|schema| &schema["type"]) {
         Some(Value::String(only)) => only == kind,
         Some(Value::Array(kinds)) => kinds.iter().any(|one| one == kind),
         _ => false,
-    };
-    if allows("string") {
+    }
+}
+
+/// The text as what the schema says; where it allows texts, or does not say and it is no JSON, the text.
+fn typed(text: &str, schema: Option<&Value>) -> Value {
+    let as_text = || Value::String(text.to_owned());
+    if allows(schema, "string") {
         return as_text();
     }
     // Models write Python's constants too.

@@ -53,24 +53,25 @@ impl Repetition {
     }
 }
 
-/// Takes [`Dry`]'s penalty off the logits of ids that would continue a repetition of the last ids.
+/// Takes [`Dry`]'s penalty off the logits of ids that would continue a repetition of the last ids. Its breakers are in
+/// ascending order.
 pub(super) fn dry(dry: &Dry, ids: &[u32], logits: &mut [f32]) {
     let ids = if dry.last_n == 0 { ids } else { &ids[ids.len().saturating_sub(dry.last_n)..] };
     let Some(&last) = ids.last() else { return };
-    if dry.breakers.contains(&last) {
+    let breaks = |id: &u32| dry.breakers.binary_search(id).is_ok();
+    if breaks(&last) {
         return;
     }
     let mut longest: HashMap<u32, usize> = HashMap::new();
     // For each earlier place of the last id: how many ids before it equal those before the end.
     for end in (0..ids.len() - 1).filter(|&end| ids[end] == last) {
         let pairs = ids[..=end].iter().rev().zip(ids.iter().rev());
-        let same =
-            pairs.take(DRY_LENGTH_MAX).take_while(|(a, b)| a == b && !dry.breakers.contains(a)).count();
+        let same = pairs.take(DRY_LENGTH_MAX).take_while(|(a, b)| a == b && !breaks(a)).count();
         let next = longest.entry(ids[end + 1]).or_default();
         *next = same.max(*next);
     }
     for (id, length) in longest {
-        if length >= dry.allowed_length && !dry.breakers.contains(&id) {
+        if length >= dry.allowed_length && !breaks(&id) {
             logits[id as usize] -= dry.multiplier * power(dry.base, length - dry.allowed_length);
         }
     }

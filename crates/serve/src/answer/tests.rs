@@ -4,9 +4,10 @@
 use std::sync::Arc;
 
 use axum::body::to_bytes;
-use chat::format::{AnswerFormat, AnswerParser};
-use chat::{Delta, FinishReason, Message, Reply, Role, Usage};
+use chat::format::{AnswerFormat, AnswerParser, Piece};
+use chat::{Codec, Delta, FinishReason, Message, Reply, Role, Usage};
 use serde_json::{Value, json};
+use token::{Tokenizer, TrainOptions};
 
 use super::*;
 use crate::metrics::Metrics;
@@ -16,6 +17,16 @@ use crate::wire::{ChatCall, ChatShape, Fields, MessagesCall, MessagesShape, Resp
 const TEMPLATE: &str = "{{ tools }} <tool_call> <think>";
 const ANSWER: &str = "<think>\nLook it up.\n</think>\n\nOne moment. <tool_call>{\"name\": \"weather\", \"arguments\": {\"city\": \
                       \"景德镇\"}}</tool_call><tool_call>{\"name\": \"time\", \"arguments\": {}}</tool_call>";
+
+/// An answer that is held to calls.
+const CERTAIN: &str = "<tool_call>\n{\"name\": \"weather\", \"arguments\": {\"city\": \"景德镇 </tool_call>\"}}\n</tool_call>\
+                       \n<tool_call>\n{\"name\": \"time\", \"arguments\": {}}\n</tool_call>";
+
+fn codec() -> Codec {
+    let mut tokenizer = Tokenizer::train(&["ab".repeat(50)], &TrainOptions::default(), 1).unwrap();
+    tokenizer.settings.chat_template = TEMPLATE.to_owned();
+    Codec::new(tokenizer).unwrap()
+}
 
 fn format() -> AnswerFormat {
     AnswerFormat::of_template(TEMPLATE)
@@ -35,6 +46,7 @@ fn progress(answer: &str, finish: FinishReason, stop: Option<&str>) -> Progress 
     sender.send(Event::Chat(0, Reply { message, finish, usage, tokens: Vec::new(), stop })).unwrap();
     let tools = ["weather", "time"].map(|name| json!({"type": "function", "function": {"name": name}}));
     let parser = AnswerParser::new(&format(), &tools, false);
+    let parser = if answer == CERTAIN { parser.with_certain_calls() } else { parser };
     Progress::new(events, 1, Some(parser), Arc::new(Metrics::default()))
 }
 
@@ -75,7 +87,7 @@ fn fields(body: Value) -> Fields {
 fn chat_shape() -> ChatShape {
     let body = json!({"messages": [{"role": "user", "content": "a"}], "stream": true, "stream_options": {"include_usage": true},
         "tools": [{"type": "function", "function": {"name": "weather"}}, {"type": "function", "function": {"name": "time"}}]});
-    ChatShape::new("m", &ChatCall::read(fields(body), &format()).unwrap().conversation)
+    ChatShape::new("m", &ChatCall::read(fields(body), &codec()).unwrap().conversation)
 }
 
 #[test]
@@ -106,18 +118,47 @@ fn a_chat_completion_with_reasoning_and_calls() {
         .filter_map(|(_, event)| event["choices"][0]["delta"]["tool_calls"].as_array())
         .flatten()
         .collect();
-    assert_eq!((streamed[0]["index"].clone(), streamed[1]["index"].clone()), (json!(0), json!(1)));
-    assert_eq!(streamed[0]["function"], weather);
+    for (index, call) in calls.iter().enumerate() {
+        let of: Vec<&Value> = streamed.iter().copied().filter(|piece| piece["index"] == index).collect();
+        assert_eq!(
+            (&of[0]["id"].is_string(), &of[0]["function"]["name"]),
+            (&true, &call["function"]["name"])
+        );
+        let arguments: String =
+            of.iter().filter_map(|piece| piece["function"]["arguments"].as_str()).collect();
+        assert_eq!(json!(arguments), call["function"]["arguments"]);
+    }
     let [.., finish, usage, done] = &events[..] else { panic!("{events:?}") };
     assert_eq!(finish.1["choices"][0]["finish_reason"], "tool_calls");
     assert_eq!((&usage.1["usage"], &done.1), (&whole["usage"], &json!("[DONE]")));
 }
 
 #[test]
+fn certain_calls_go_out_while_they_are_written() {
+    let (whole, events) = both(chat_shape(), CERTAIN, FinishReason::Stop, None);
+    let calls = whole["choices"][0]["message"]["tool_calls"].as_array().unwrap();
+    assert_eq!(calls[0]["function"]["arguments"], "{\"city\": \"景德镇 </tool_call>\"}");
+    assert_eq!((calls.len(), &calls[1]["function"]["name"]), (2, &json!("time")));
+    let pieces = events.iter().filter_map(|(_, event)| event["choices"][0]["delta"]["tool_calls"].as_array());
+    let pieces: Vec<&Value> = pieces.flatten().collect();
+    assert!(pieces.len() > 6, "{pieces:?}");
+    for (index, call) in calls.iter().enumerate() {
+        let of = pieces.iter().filter(|piece| piece["index"] == index);
+        let arguments: String = of.filter_map(|piece| piece["function"]["arguments"].as_str()).collect();
+        assert_eq!(json!(arguments), call["function"]["arguments"]);
+    }
+    // What a limit of tokens cuts off stays a call, as OpenAI's servers have it.
+    let (cut, _) = CERTAIN.split_at(CERTAIN.find("景").unwrap());
+    let mut parser = AnswerParser::new(&format(), &[json!({})], false).with_certain_calls();
+    let pieces: Vec<Piece> = parser.push(cut).into_iter().chain(parser.finish()).collect();
+    assert_eq!(pieces, [Piece::CallBegin("weather".into()), Piece::Arguments("{\"city\": \"".into())]);
+}
+
+#[test]
 fn anthropics_messages_with_thinking_and_calls() {
     let body = json!({"messages": [{"role": "user", "content": "a"}], "max_tokens": 5, "stop_sequences": ["X"],
         "tools": [{"name": "weather", "input_schema": {"type": "object"}}]});
-    let shape = || MessagesShape::new("m", &MessagesCall::read(fields(body.clone()), &format()).unwrap(), 7);
+    let shape = || MessagesShape::new("m", &MessagesCall::read(fields(body.clone()), &codec()).unwrap(), 7);
     let (whole, events) = both(shape(), ANSWER, FinishReason::Stop, None);
     let content = whole["content"].as_array().unwrap();
     let kinds: Vec<&str> = content.iter().map(|block| block["type"].as_str().unwrap()).collect();
@@ -150,10 +191,17 @@ fn anthropics_messages_with_thinking_and_calls() {
                     }
                 }
                 if let Some(text) = delta["partial_json"].as_str() {
-                    block["input"] = serde_json::from_str(text).unwrap();
+                    let known = block["written"].as_str().unwrap_or_default().to_owned();
+                    block["written"] = json!(known + text);
                 }
             }
-            "content_block_stop" => open = false,
+            "content_block_stop" => {
+                open = false;
+                let block = blocks.last_mut().unwrap().as_object_mut().unwrap();
+                if let Some(written) = block.remove("written") {
+                    block.insert("input".into(), serde_json::from_str(written.as_str().unwrap()).unwrap());
+                }
+            }
             _ => {}
         }
     }
@@ -184,7 +232,7 @@ fn anthropics_messages_with_thinking_and_calls() {
 #[test]
 fn responses_with_reasoning_and_calls() {
     let body = json!({"input": "a", "tools": [{"type": "function", "name": "weather"}, {"type": "function", "name": "time"}]});
-    let shape = || ResponsesShape::new("m", &ResponsesCall::read(fields(body.clone()), &format()).unwrap());
+    let shape = || ResponsesShape::new("m", &ResponsesCall::read(fields(body.clone()), &codec()).unwrap());
     let (whole, events) = both(shape(), ANSWER, FinishReason::Stop, None);
     let kinds = |output: &Value| -> Vec<String> {
         output.as_array().unwrap().iter().map(|item| item["type"].as_str().unwrap().to_owned()).collect()
@@ -240,12 +288,12 @@ fn a_failure_on_the_way_is_said_in_each_format() {
     let text = failed(chat_shape());
     assert!(text.contains("\"message\":\"It broke.\"") && text.ends_with("data: [DONE]\n\n"), "{text}");
     let body = json!({"messages": [{"role": "user", "content": "a"}], "max_tokens": 5});
-    let text = failed(MessagesShape::new("m", &MessagesCall::read(fields(body), &format()).unwrap(), 1));
+    let text = failed(MessagesShape::new("m", &MessagesCall::read(fields(body), &codec()).unwrap(), 1));
     assert!(
         text.contains("event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"api_error\""),
         "{text}"
     );
-    let call = ResponsesCall::read(fields(json!({"input": "a"})), &format()).unwrap();
+    let call = ResponsesCall::read(fields(json!({"input": "a"})), &codec()).unwrap();
     let text = failed(ResponsesShape::new("m", &call));
     assert!(text.contains("event: response.failed"), "{text}");
 }

@@ -1,9 +1,9 @@
 //! `POST /v1/chat/completions`: its request and its answers, whole and in pieces. Knows no transport.
 
-use ::chat::format::AnswerFormat;
-use ::chat::{TokenText, ToolCall, TopToken};
+use ::chat::{Codec, TokenText, ToolCall, TopToken};
 use serde_json::{Map, Value, json};
 
+use super::structure::read_structure;
 use super::tools::{Style, Tools, read_choice, read_tools};
 use super::{
     ApiError, CHOICES_MAX, Conversation, Fields, Streaming, TOP_LOGPROBS_MAX, finish_json, usage_json,
@@ -26,25 +26,27 @@ impl ChatCall {
     ///
     /// # Errors
     /// A refusal that names the field.
-    pub fn read(mut fields: Fields, format: &AnswerFormat) -> Result<Self, ApiError> {
+    pub fn read(mut fields: Fields, codec: &Codec) -> Result<Self, ApiError> {
         let messages = super::conversation::read_messages(fields.required("messages")?)?;
-        super::check_calls(&messages, format, "messages")?;
-        let mut options = super::read_sampling(&mut fields)?;
+        super::check_calls(&messages, codec.format(), "messages")?;
+        let mut options = super::read_sampling(&mut fields, codec)?;
         options.stop = super::read_stop(&mut fields, "stop")?;
         let old_name = fields.integer("max_tokens", 1, i64::MAX)?;
         let new_name = fields.integer("max_completion_tokens", 1, i64::MAX)?;
         options.max_tokens = new_name.or(old_name).map(|tokens| tokens as usize);
         options.logprobs = read_logprobs(&mut fields)?;
+        let wanted = read_structure(&mut fields)?;
         let choices = fields.integer("n", 1, CHOICES_MAX)?.unwrap_or(1) as usize;
         let streaming = Streaming::read(&mut fields)?;
         let mut template = super::read_template(&mut fields)?;
         let tools = read_tools(&mut fields, Style::Chat)?;
         let (choice, parallel) = read_choice(&mut fields, true)?;
-        let tools = Tools { tools, choice, parallel }.checked(format)?;
+        let tools = Tools { tools, choice, parallel }.checked(codec.format())?;
         template.tools.clone_from(&tools.tools);
         fields.refuse(PATH)?;
         fields.finish()?;
-        Ok(Self { conversation: Conversation { messages, template, options, choices, streaming }, tools })
+        let conversation = Conversation { messages, template, options, wanted, choices, streaming };
+        Ok(Self { conversation, tools })
     }
 }
 
@@ -159,11 +161,17 @@ impl Shape for ChatShape {
             Change::Text(index, text, tokens) => {
                 self.piece(*index, json!({"content": text}), self.logprobs_json(tokens), Value::Null)
             }
-            Change::Call(index, number) => {
-                let mut call = call_json(&progress.choices[*index].calls[*number]);
-                call["index"] = json!(number);
+            Change::CallBegin(index, number) => {
+                let ToolCall { id, name, .. } = &progress.choices[*index].calls[*number];
+                let function = json!({"name": name, "arguments": ""});
+                let call = json!({"index": number, "id": id, "type": "function", "function": function});
                 self.piece(*index, json!({"tool_calls": [call]}), Value::Null, Value::Null)
             }
+            Change::Arguments(index, number, text) => {
+                let call = json!({"index": number, "function": {"arguments": text}});
+                self.piece(*index, json!({"tool_calls": [call]}), Value::Null, Value::Null)
+            }
+            Change::CallEnd(..) => return,
             Change::End(index) => {
                 self.piece(*index, json!({}), Value::Null, json!(finish_reason(&progress.choices[*index])))
             }

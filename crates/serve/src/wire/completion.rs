@@ -1,9 +1,9 @@
 //! `POST /v1/completions`: its request and its answers, whole and in pieces. Knows no transport.
 
-use ::chat::{CompletionRequest, FinishReason, Prompt, TokenText};
+use ::chat::{Codec, CompletionRequest, FinishReason, Prompt, TokenText};
 use serde_json::{Map, Value, json};
 
-use super::{ApiError, CHOICES_MAX, Fields, Streaming, finish_json, usage_json, wrong_type};
+use super::{ApiError, CHOICES_MAX, Fields, Streaming, Wanted, finish_json, usage_json, wrong_type};
 use crate::answer::{Shape, Sse};
 use crate::progress::{Change, Progress};
 
@@ -22,6 +22,8 @@ const TOKENS_DEFAULT: i64 = 16;
 pub(crate) struct CompletionCall {
     /// One for each prompt.
     pub requests: Vec<CompletionRequest>,
+    /// What each answer must look like.
+    pub wanted: Option<Wanted>,
     /// Answers to each.
     pub choices: usize,
     /// How the answer is to be sent.
@@ -33,13 +35,14 @@ impl CompletionCall {
     ///
     /// # Errors
     /// A refusal that names the field.
-    pub fn read(mut fields: Fields) -> Result<Self, ApiError> {
+    pub fn read(mut fields: Fields, codec: &Codec) -> Result<Self, ApiError> {
         let prompts = read_prompts(fields.required("prompt")?)?;
-        let mut options = super::read_sampling(&mut fields)?;
+        let mut options = super::read_sampling(&mut fields, codec)?;
         options.stop = super::read_stop(&mut fields, "stop")?;
         let max_tokens = fields.integer("max_tokens", 0, i64::MAX)?.unwrap_or(TOKENS_DEFAULT);
         options.max_tokens = Some(max_tokens as usize);
         options.logprobs = fields.integer("logprobs", 0, LOGPROBS_MAX)?.map(|top| top as usize);
+        let wanted = super::structure::read_structure(&mut fields)?;
         let echo = fields.flag("echo")?;
         let choices = fields.integer("n", 1, CHOICES_MAX)?.unwrap_or(1);
         // More answers than are wanted would only be thrown away by their probabilities, which is refused.
@@ -53,7 +56,7 @@ impl CompletionCall {
         fields.finish()?;
         let request = |prompt| CompletionRequest { prompt, echo, options: options.clone() };
         let requests = prompts.into_iter().map(request).collect();
-        Ok(Self { requests, choices: choices as usize, streaming })
+        Ok(Self { requests, wanted, choices: choices as usize, streaming })
     }
 }
 
@@ -144,7 +147,7 @@ impl Shape for CompletionShape {
             Change::Text(index, text, tokens) => self.choice(*index, text, tokens, None),
             Change::End(index) => self.choice(*index, "", &[], progress.choices[*index].finish),
             // Texts are not taken apart.
-            Change::Reasoning(..) | Change::Call(..) => return,
+            _ => return,
         };
         out.data(&self.frame(json!([choice])));
     }

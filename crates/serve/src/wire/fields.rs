@@ -170,11 +170,19 @@ impl Fields {
     /// # Errors
     /// Where a field has not been read, since nobody knows it.
     pub fn finish(self) -> Result<(), ApiError> {
-        match self.fields.into_iter().find(|(_, value)| !value.is_null()) {
+        self.nothing_left()
+    }
+
+    /// [`Fields::finish`] for an object that is read further elsewhere.
+    ///
+    /// # Errors
+    /// Where a field has not been read.
+    pub fn nothing_left(&self) -> Result<(), ApiError> {
+        match self.fields.iter().find(|(_, value)| !value.is_null()) {
             None => Ok(()),
             Some((name, _)) => {
                 let message = format!("Unrecognized request argument supplied: '{name}'.");
-                Err(ApiError::invalid(Some(&name), message).with_code("unknown_parameter"))
+                Err(ApiError::invalid(Some(name), message).with_code("unknown_parameter"))
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Anthropic's `POST /v1/messages` and `/v1/messages/count_tokens`: their requests. Knows no transport.
 
 use ::chat::format::AnswerFormat;
-use ::chat::{Message, Role, ToolCall};
+use ::chat::{Codec, Message, Role, ToolCall};
 use serde_json::{Map, Value, json};
 
 use super::tools::{Style, Tools, read_anthropic_choice, read_tools};
@@ -23,12 +23,12 @@ impl MessagesCall {
     ///
     /// # Errors
     /// A refusal that names the field.
-    pub fn read(mut fields: Fields, format: &AnswerFormat) -> Result<Self, ApiError> {
-        let mut call = Self::read_conversation(&mut fields, format)?;
+    pub fn read(mut fields: Fields, codec: &Codec) -> Result<Self, ApiError> {
+        let mut call = Self::read_conversation(&mut fields, codec.format())?;
         let max_tokens = fields.required("max_tokens")?;
         fields.put("max_tokens", max_tokens);
         let max_tokens = fields.integer("max_tokens", 1, i64::MAX)?;
-        let mut options = super::read_sampling(&mut fields)?;
+        let mut options = super::read_sampling(&mut fields, codec)?;
         options.max_tokens = max_tokens.map(|tokens| tokens as usize);
         options.stop = super::read_stop(&mut fields, "stop_sequences")?;
         call.conversation.options = options;
@@ -68,11 +68,12 @@ impl MessagesCall {
             };
             template.variables.entry("enable_thinking").or_insert(json!(thinks));
         }
+        let wanted = super::structure::read_output_config(fields, &mut template.variables)?;
         let tools = read_tools(fields, Style::Anthropic)?;
         let (choice, parallel) = read_anthropic_choice(fields)?;
         let tools = Tools { tools, choice, parallel }.checked(format)?;
         template.tools.clone_from(&tools.tools);
-        let conversation = Conversation { messages, template, choices: 1, ..Conversation::default() };
+        let conversation = Conversation { messages, template, wanted, choices: 1, ..Conversation::default() };
         Ok(Self { conversation, tools })
     }
 }

@@ -125,14 +125,16 @@ impl Shape for MessagesShape {
                 self.open_block("text", json!({"type": "text", "text": ""}), out);
                 self.delta(json!({"type": "text_delta", "text": text}), out);
             }
-            Change::Call(index, number) => {
+            Change::CallBegin(index, number) => {
                 let call = &progress.choices[*index].calls[*number];
                 self.close_block(out);
                 let block = json!({"type": "tool_use", "id": call.id, "name": call.name, "input": {}});
                 self.open_block("tool_use", block, out);
-                self.delta(json!({"type": "input_json_delta", "partial_json": call.arguments}), out);
-                self.close_block(out);
             }
+            Change::Arguments(_, _, text) => {
+                self.delta(json!({"type": "input_json_delta", "partial_json": text}), out);
+            }
+            Change::CallEnd(..) => self.close_block(out),
             Change::End(_) => {}
         }
     }

@@ -10,6 +10,7 @@ mod messages;
 mod messages_answer;
 mod responses;
 mod responses_answer;
+mod structure;
 mod tools;
 mod vectors;
 
@@ -21,11 +22,12 @@ pub(crate) use messages::MessagesCall;
 pub(crate) use messages_answer::MessagesShape;
 pub(crate) use responses::ResponsesCall;
 pub(crate) use responses_answer::ResponsesShape;
+pub(crate) use structure::Wanted;
 pub(crate) use tools::Tools;
 pub(crate) use vectors::{EmbeddingsCall, Input, RerankCall, TokenizeCall, read_detokenize};
 
 use ::chat::format::AnswerFormat;
-use ::chat::{AnswerOptions, FinishReason, Message, Sampling, TemplateOptions, Usage};
+use ::chat::{AnswerOptions, Codec, Dry, FinishReason, Message, Sampling, TemplateOptions, Usage};
 use serde_json::{Value, json};
 
 /// The most stop strings of a request.
@@ -44,6 +46,8 @@ pub(crate) struct Conversation {
     /// The tools that may be called and what else the template is to know.
     pub template: TemplateOptions,
     pub options: AnswerOptions,
+    /// What the answer must look like.
+    pub wanted: Option<Wanted>,
     pub choices: usize,
     pub streaming: Streaming,
 }
@@ -76,7 +80,7 @@ impl Streaming {
 }
 
 /// The settings that all endpoints share, but for the number of tokens, stop strings and log-probabilities.
-fn read_sampling(fields: &mut Fields) -> Result<AnswerOptions, ApiError> {
+fn read_sampling(fields: &mut Fields, codec: &Codec) -> Result<AnswerOptions, ApiError> {
     let temperature = fields.number("temperature", 0.0, TEMPERATURE_MAX)?.unwrap_or(1.0) as f32;
     let top_p = fields.number("top_p", 0.0, 1.0)?.unwrap_or(1.0) as f32;
     let top_k = fields.integer("top_k", -1, i64::MAX)?.unwrap_or(0).max(0) as usize;
@@ -85,9 +89,67 @@ fn read_sampling(fields: &mut Fields) -> Result<AnswerOptions, ApiError> {
         fields.integer("seed", i64::MIN, i64::MAX)?.map_or_else(crate::ids::fresh_seed, |seed| seed as u64);
     // A mass of zero still leaves the most probable token.
     let top_p = top_p.max(f32::MIN_POSITIVE);
-    let sampling = Sampling { temperature, top_k, top_p, seed, ..Sampling::default() };
+    let number = |fields: &mut Fields, name, lowest, highest, default: f64| {
+        Ok::<f32, ApiError>(fields.number(name, lowest, highest)?.unwrap_or(default) as f32)
+    };
+    let sampling = Sampling {
+        temperature,
+        top_k,
+        top_p,
+        seed,
+        min_p: number(fields, "min_p", 0.0, 1.0, 0.0)?,
+        typical_p: number(fields, "typical_p", 0.0, 1.0, 1.0)?.max(f32::MIN_POSITIVE),
+        repetition_penalty: number(fields, "repetition_penalty", 0.01, 10.0, 1.0)?,
+        presence_penalty: number(fields, "presence_penalty", -2.0, 2.0, 0.0)?,
+        frequency_penalty: number(fields, "frequency_penalty", -2.0, 2.0, 0.0)?,
+        logit_bias: read_bias(fields)?,
+        dry: read_dry(fields, codec)?,
+    };
     let ignore_end = fields.flag("ignore_eos")?;
-    Ok(AnswerOptions { sampling, ignore_end, ..AnswerOptions::default() })
+    let stop_ids = match fields.take("stop_token_ids") {
+        None => Vec::new(),
+        Some(Value::Array(ids)) => vectors::read_ids("stop_token_ids", &ids)?,
+        Some(other) => return Err(wrong_type("stop_token_ids", "an array of token ids", &other)),
+    };
+    Ok(AnswerOptions { sampling, ignore_end, stop_ids, ..AnswerOptions::default() })
+}
+
+/// `{"id": bias}` with biases from -100 to 100.
+fn read_bias(fields: &mut Fields) -> Result<Vec<(u32, f32)>, ApiError> {
+    let entry = |(id, bias): (String, Value)| {
+        let known = id.parse::<u32>().ok().zip(bias.as_f64().filter(|bias| (-100.0..=100.0).contains(bias)));
+        known.map(|(id, bias)| (id, bias as f32)).ok_or_else(|| {
+            let message = format!(
+                "Invalid 'logit_bias': {id:?}: {bias} is no token id with a number from -100 to 100."
+            );
+            ApiError::invalid(Some("logit_bias"), message).with_code("invalid_value")
+        })
+    };
+    fields.object("logit_bias")?.unwrap_or_default().into_iter().map(entry).collect()
+}
+
+/// llama.cpp's names of what keeps sequences from being repeated, and its values where they are left out.
+fn read_dry(fields: &mut Fields, codec: &Codec) -> Result<Option<Dry>, ApiError> {
+    let multiplier = fields.number("dry_multiplier", 0.0, 100.0)?.unwrap_or(0.0) as f32;
+    let base = fields.number("dry_base", 1.0, 10.0)?.unwrap_or(1.75) as f32;
+    let allowed_length = fields.integer("dry_allowed_length", 1, 1 << 20)?.unwrap_or(2) as usize;
+    let last_n = fields.integer("dry_penalty_last_n", -1, 1 << 20)?.unwrap_or(-1).max(0) as usize;
+    let breakers = fields.take("dry_sequence_breakers");
+    let breakers = breakers.map(|value| read_texts("dry_sequence_breakers", value)).transpose()?;
+    if multiplier == 0.0 {
+        return Ok(None);
+    }
+    let breakers = codec.breaker_ids(breakers.as_deref()).map_err(|error| ApiError::from_chat(&error, ""))?;
+    Ok(Some(Dry { multiplier, base, allowed_length, last_n, breakers }))
+}
+
+/// A list of strings.
+fn read_texts(name: &str, value: Value) -> Result<Vec<String>, ApiError> {
+    let texts = match &value {
+        Value::Array(texts) => texts.iter().map(|text| text.as_str().map(str::to_owned)).collect(),
+        _ => None,
+    };
+    texts.ok_or_else(|| wrong_type(name, "an array of strings", &value))
 }
 
 fn read_stop(fields: &mut Fields, name: &'static str) -> Result<Vec<String>, ApiError> {

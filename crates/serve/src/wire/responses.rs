@@ -1,7 +1,6 @@
 //! `POST /v1/responses`: its request. Knows no transport.
 
-use ::chat::format::AnswerFormat;
-use ::chat::{Message, Role, ToolCall};
+use ::chat::{Codec, Message, Role, ToolCall};
 use serde_json::{Map, Value, json};
 
 use super::conversation::{read_parts, read_role};
@@ -25,7 +24,7 @@ impl ResponsesCall {
     ///
     /// # Errors
     /// A refusal that names the field.
-    pub fn read(mut fields: Fields, format: &AnswerFormat) -> Result<Self, ApiError> {
+    pub fn read(mut fields: Fields, codec: &Codec) -> Result<Self, ApiError> {
         let mut echo = Map::new();
         for name in [
             "metadata",
@@ -36,6 +35,7 @@ impl ResponsesCall {
             "instructions",
             "max_output_tokens",
             "user",
+            "text",
         ] {
             if let Some(value) = fields.peek(name) {
                 echo.insert(name.to_owned(), value.clone());
@@ -45,9 +45,10 @@ impl ResponsesCall {
         if let Some(instructions) = fields.string("instructions")? {
             messages.insert(0, Message::new(Role::System, instructions));
         }
-        super::check_calls(&messages, format, "input")?;
-        let mut options = super::read_sampling(&mut fields)?;
+        super::check_calls(&messages, codec.format(), "input")?;
+        let mut options = super::read_sampling(&mut fields, codec)?;
         options.max_tokens = fields.integer("max_output_tokens", 1, i64::MAX)?.map(|tokens| tokens as usize);
+        let wanted = super::structure::read_text(&mut fields)?;
         let streaming = Streaming::read(&mut fields)?;
         let mut template = super::read_template(&mut fields)?;
         if let Some(reasoning) = fields.object("reasoning")? {
@@ -60,11 +61,11 @@ impl ResponsesCall {
         }
         let tools = read_tools(&mut fields, Style::Responses)?;
         let (choice, parallel) = read_choice(&mut fields, false)?;
-        let tools = Tools { tools, choice, parallel }.checked(format)?;
+        let tools = Tools { tools, choice, parallel }.checked(codec.format())?;
         template.tools.clone_from(&tools.tools);
         fields.refuse(PATH)?;
         fields.finish()?;
-        let conversation = Conversation { messages, template, options, choices: 1, streaming };
+        let conversation = Conversation { messages, template, options, wanted, choices: 1, streaming };
         Ok(Self { conversation, tools, echo })
     }
 }

@@ -21,6 +21,8 @@ pub(crate) struct ResponsesShape {
     /// Items that are complete.
     items: Vec<Value>,
     open: Option<Open>,
+    /// The identifier of the call that is being written.
+    call: String,
 }
 
 /// The item that is being written.
@@ -59,6 +61,7 @@ impl ResponsesShape {
             sequence: 0,
             items: Vec::new(),
             open: None,
+            call: String::new(),
         }
     }
 
@@ -155,17 +158,20 @@ impl ResponsesShape {
         self.items.push(item);
     }
 
-    fn call(&mut self, call: &::chat::ToolCall, out: &mut Sse) {
+    fn begin_call(&mut self, call: &::chat::ToolCall, out: &mut Sse) {
         self.close_item("completed", out);
-        let (id, index) = (crate::ids::answer_id("fc_"), self.items.len());
-        let begun = call_item(&id, call, "", "in_progress");
+        self.call = crate::ids::answer_id("fc_");
+        let begun = call_item(&self.call, call, "", "in_progress");
+        let index = self.items.len();
         self.event("response.output_item.added", json!({"output_index": index, "item": begun}), out);
-        let fields = json!({"item_id": id, "output_index": index, "delta": call.arguments});
-        self.event("response.function_call_arguments.delta", fields, out);
+    }
+
+    fn end_call(&mut self, call: &::chat::ToolCall, status: &str, out: &mut Sse) {
+        let (id, index) = (std::mem::take(&mut self.call), self.items.len());
         let fields =
             json!({"item_id": id, "output_index": index, "name": call.name, "arguments": call.arguments});
         self.event("response.function_call_arguments.done", fields, out);
-        let item = call_item(&id, call, &call.arguments, "completed");
+        let item = call_item(&id, call, &call.arguments, status);
         self.event("response.output_item.done", json!({"output_index": index, "item": item}), out);
         self.items.push(item);
     }
@@ -200,9 +206,16 @@ impl Shape for ResponsesShape {
         let (kind, text, tokens) = match change {
             Change::Reasoning(_, text) => (Kind::Reasoning, text, &[][..]),
             Change::Text(_, text, tokens) => (Kind::Text, text, &tokens[..]),
-            Change::Call(index, number) => {
-                let call = progress.choices[*index].calls[*number].clone();
-                return self.call(&call, out);
+            Change::CallBegin(index, number) => {
+                return self.begin_call(&progress.choices[*index].calls[*number], out);
+            }
+            Change::Arguments(_, _, text) => {
+                let fields = json!({"item_id": self.call, "output_index": self.items.len(), "delta": text});
+                return self.event("response.function_call_arguments.delta", fields, out);
+            }
+            Change::CallEnd(index, number) => {
+                let choice = &progress.choices[*index];
+                return self.end_call(&choice.calls[*number], status(choice), out);
             }
             Change::End(_) => return,
         };
