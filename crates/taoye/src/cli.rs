@@ -1,12 +1,14 @@
 //! The command line: flags as data, one type a command. It must not do anything.
 
 mod plan;
+mod sampling;
 mod serve;
 
 pub use self::plan::{
     MethodFlag, Plan, PlanChips, PlanCommand, PlanForecast, PlanServe, PlanTrain, RecomputeFlag, StageFlag,
 };
-pub use self::serve::{BenchServe, Serve, ServeCommand, ServeFlags, ServeKey, ServeKeyNew};
+pub use self::sampling::{SamplingFlags, StructureFlags};
+pub use self::serve::{BenchMasks, BenchServe, Serve, ServeCommand, ServeFlags, ServeKey, ServeKeyNew};
 
 use crate::recipe::Tuning;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -47,7 +49,7 @@ pub enum Command {
     /// List runs, watch one, compare several
     Runs(Runs),
     /// Talk to a model in the terminal
-    Chat(Chat),
+    Chat(Box<Chat>),
     /// Serve models over HTTP as OpenAI's and Anthropic's clients expect them
     Serve(Box<Serve>),
     /// Turn texts into vectors with an encoder such as MiniLM or bge: one JSON line each
@@ -249,31 +251,17 @@ pub struct Chat {
     /// same answers
     #[arg(long, value_name = "MODEL")]
     pub draft: Option<PathBuf>,
+    /// Tokens guessed ahead and checked in one step at most, looked up in the text or made by --draft; 0: none. They change no
+    /// answer
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    pub draft_max: usize,
     /// A system message before the conversation
     #[arg(long)]
     pub system: Option<String>,
     #[command(flatten)]
     pub sampling: SamplingFlags,
-}
-
-/// How the next token is chosen.
-#[derive(Args)]
-pub struct SamplingFlags {
-    /// 0 always takes the most probable token
-    #[arg(long, default_value_t = 0.0)]
-    pub temperature: f32,
-    /// Choose among this many most probable tokens; 0: all
-    #[arg(long, default_value_t = 0)]
-    pub top_k: usize,
-    /// Choose among the most probable tokens that hold this share of the probability
-    #[arg(long, default_value_t = 1.0)]
-    pub top_p: f32,
-    /// The same seed gives the same answers
-    #[arg(long, default_value_t = 0)]
-    pub seed: u64,
-    /// Longest answer in tokens [default: what the context leaves]
-    #[arg(long, value_name = "N")]
-    pub max_tokens: Option<usize>,
+    #[command(flatten)]
+    pub structure: StructureFlags,
 }
 
 #[derive(Args)]
@@ -438,6 +426,8 @@ pub enum Bench {
     Decode(BenchInference),
     /// Many streams at once against a server with OpenAI's interface: tokens/s, time to first token
     Serve(BenchServe),
+    /// Finding the tokens that a JSON schema allows, for each token of an answer: microseconds
+    Masks(BenchMasks),
 }
 
 #[derive(Args)]

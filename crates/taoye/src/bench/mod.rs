@@ -3,6 +3,7 @@
 mod attention;
 mod gemm;
 mod inference;
+mod masks;
 mod profile;
 mod quant;
 mod serve;
@@ -30,5 +31,6 @@ pub fn run(context: &Context, command: &Bench) -> Result<()> {
         Bench::Prefill(flags) => inference::prefill(context, flags),
         Bench::Decode(flags) => inference::decode(context, flags),
         Bench::Serve(flags) => serve::run(context, flags),
+        Bench::Masks(flags) => masks::run(context, flags),
     }
 }

@@ -50,6 +50,10 @@ pub struct ServeFlags {
     /// answers; for one model alone
     #[arg(long, value_name = "MODEL")]
     pub draft: Option<PathBuf>,
+    /// Tokens guessed ahead and checked in one step at most, all answers together: looked up in the text, or made by --draft;
+    /// 0: none. They change no answer
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    pub draft_max: usize,
     /// Address to listen on
     #[arg(long, default_value = "127.0.0.1")]
     pub host: IpAddr,
@@ -83,6 +87,21 @@ pub struct ServeFlags {
     /// Seconds that answers under way may still take after SIGTERM or Ctrl-C
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub drain: u64,
+}
+
+#[derive(Args)]
+pub struct BenchMasks {
+    /// The model whose vocabulary it is: a GGUF file, or a folder with tokenizer.json
+    pub model: PathBuf,
+    /// A JSON schema [default: a record with texts, numbers, dates, choices and nested lists]
+    #[arg(long, value_name = "FILE")]
+    pub schema: Option<PathBuf>,
+    /// Answers to walk through, their tokens drawn at random among those that are allowed
+    #[arg(long, value_name = "N", default_value_t = 40)]
+    pub answers: usize,
+    /// Seed of the walks
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
 }
 
 #[derive(Args)]

@@ -5,7 +5,7 @@ use crate::cli::{Serve, ServeCommand, ServeFlags, ServeKey, ServeKeyNew};
 use crate::context::Context;
 use anyhow::{Result, bail};
 use chat::{Local, LocalOptions};
-use engine::Encoder;
+use engine::{Encoder, Options};
 use model::ModelFile;
 use serve::{ApiKeys, Model, ServeOptions};
 use std::path::Path;
@@ -95,7 +95,7 @@ fn load_model(
         name: Some(name.to_owned()),
         adapter: flags.adapter.clone(),
         draft: flags.draft.as_deref().map(load::model).transpose()?,
-        engine: load::options(&flags.load),
+        engine: Options { guess_rows: flags.draft_max, ..load::options(&flags.load) },
         loading,
     };
     Ok(Model::Chat(Box::new(Local::load(&path, device.clone(), options)?)))
