@@ -2,10 +2,12 @@
 
     python bench/anthropic_client.py BASE_URL MODEL     (for example http://127.0.0.1:8000 speedrun)
 
-Sends messages with and without streaming, with tools and their results, counts tokens, lists models, and provokes errors.
+Sends messages with and without streaming, with tools and their results, holds answers to a schema and to calls, counts tokens,
+lists models, and provokes errors.
 Prints a line for each check; ends with 1 if one fails.
 """
 
+import json
 import sys
 
 import anthropic
@@ -23,12 +25,15 @@ def main():
         sys.exit(__doc__)
     base_url, model = sys.argv[1:]
     client = anthropic.Anthropic(base_url=base_url, api_key="unused", timeout=120, max_retries=0)
-    checks = [message, streamed, counted, models, tools, tool_result, unknown_model, missing_field, bad_temperature]
+    checks = [
+        message, streamed, counted, models, tools, tool_result, forced_call, forced_call_streamed, structured, unknown_model,
+        missing_field, bad_temperature, unenforceable_schema,
+    ]
     failed = 0
     for check in checks:
         try:
             print(f"ok      {check.__name__}: {check(client, model)}")
-        except (AssertionError, anthropic.AnthropicError, TypeError, AttributeError, IndexError) as problem:
+        except (AssertionError, anthropic.AnthropicError, TypeError, ValueError, AttributeError, IndexError) as problem:
             failed += 1
             print(f"FAILED  {check.__name__}: {type(problem).__name__}: {problem}")
     print(f"{len(checks) - failed} of {len(checks)} checks passed")
@@ -89,6 +94,61 @@ def tool_result(client, model):
     return repr(text_of(reply))
 
 
+FORCED = {
+    "name": "weather", "description": "The weather of a city.",
+    "input_schema": {
+        "type": "object",
+        "properties": {"city": {"enum": ["Jingdezhen", "景德镇"]}, "days": {"type": "integer", "minimum": 1, "maximum": 9}},
+        "required": ["city", "days"], "additionalProperties": False,
+    },
+}
+
+
+def check_input(block):
+    assert block.type == "tool_use" and block.name == "weather", block
+    assert set(block.input) == {"city", "days"} and block.input["city"] in ("Jingdezhen", "景德镇"), block
+    assert 1 <= block.input["days"] <= 9, block
+
+
+def forced_call(client, model):
+    for choice in ({"type": "any"}, {"type": "tool", "name": "weather"}):
+        reply = client.messages.create(
+            model=model, max_tokens=120, messages=MESSAGES, tools=[FORCED],
+            tool_choice={**choice, "disable_parallel_tool_use": True}, extra_body={"temperature": 0},
+        )
+        assert reply.stop_reason == "tool_use", reply
+        (block,) = reply.content
+        check_input(block)
+    return block.input
+
+
+def forced_call_streamed(client, model):
+    with client.messages.stream(
+        model=model, max_tokens=120, messages=MESSAGES, tools=[FORCED],
+        tool_choice={"type": "any", "disable_parallel_tool_use": True}, extra_body={"temperature": 0},
+    ) as stream:
+        pieces = [event.partial_json for event in stream if event.type == "input_json"]
+        (block,) = stream.get_final_message().content
+    check_input(block)
+    assert json.loads("".join(pieces)) == block.input, pieces
+    return f"{len(pieces)} pieces"
+
+
+def structured(client, model):
+    schema = {
+        "type": "object", "properties": {"kind": {"enum": ["clay", "ore"]}, "fired": {"type": "boolean"}},
+        "required": ["kind", "fired"], "additionalProperties": False,
+    }
+    reply = client.messages.create(
+        model=model, max_tokens=120, messages=MESSAGES,
+        extra_body={"temperature": 0, "output_config": {"format": {"type": "json_schema", "schema": schema}}},
+    )
+    verdict = json.loads(text_of(reply))
+    assert reply.stop_reason == "end_turn" and verdict["kind"] in ("clay", "ore"), reply
+    assert isinstance(verdict["fired"], bool), verdict
+    return verdict
+
+
 def expect_error(kind, send):
     """The client raises its own error kind with our message in it."""
     try:
@@ -117,6 +177,18 @@ def bad_temperature(client, model):
         anthropic.BadRequestError,
         lambda: client.messages.create(model=model, max_tokens=1, messages=MESSAGES, extra_body={"temperature": -1}),
     )
+
+
+def unenforceable_schema(client, model):
+    tool = {"name": "f", "input_schema": {"type": "object", "properties": {"a": {"type": "array", "uniqueItems": True}}}}
+    said = expect_error(
+        anthropic.BadRequestError,
+        lambda: client.messages.create(
+            model=model, max_tokens=8, messages=MESSAGES, tools=[tool], tool_choice={"type": "any"}
+        ),
+    )
+    assert "uniqueItems" in said, said
+    return said
 
 
 if __name__ == "__main__":

@@ -41,6 +41,29 @@ const checks = {
     const reply = await openai.chat.completions.create({ model, messages, tools, max_tokens: 16, temperature: 0 });
     return reply.choices[0].finish_reason;
   },
+  async structured() {
+    const verdict = {
+      type: "object",
+      properties: { kind: { enum: ["clay", "ore"] }, fired: { type: "boolean" } },
+      required: ["kind", "fired"],
+      additionalProperties: false,
+    };
+    const response_format = { type: "json_schema", json_schema: { name: "verdict", strict: true, schema: verdict } };
+    const request = { model, messages, response_format, max_tokens: 120, temperature: 0 };
+    const reply = await openai.chat.completions.create(request);
+    const value = JSON.parse(reply.choices[0].message.content);
+    assert.ok(["clay", "ore"].includes(value.kind) && typeof value.fired === "boolean");
+    return value;
+  },
+  async forcedCall() {
+    const parameters = { ...schema, properties: { city: { enum: ["Jingdezhen", "景德镇"] } }, additionalProperties: false };
+    const tools = [{ type: "function", function: { ...tool, parameters } }];
+    const more = { tools, tool_choice: "required", parallel_tool_calls: false, max_tokens: 120, temperature: 0 };
+    const stream = openai.chat.completions.stream({ model, messages, ...more });
+    const [call] = (await stream.finalChatCompletion()).choices[0].message.tool_calls;
+    assert.ok(["Jingdezhen", "景德镇"].includes(JSON.parse(call.function.arguments).city));
+    return call.function.arguments;
+  },
   async errors() {
     const asked = openai.chat.completions.create({ model: "no-such-model", messages });
     await assert.rejects(asked, (error) => error instanceof OpenAI.NotFoundError && /no-such-model/.test(error.message));
@@ -62,6 +85,14 @@ const checks = {
     const tools = [{ ...tool, input_schema: schema }];
     const reply = await anthropic.messages.create({ model, max_tokens: 16, messages, tools, temperature: 0 });
     return reply.stop_reason;
+  },
+  async anthropicForcedCall() {
+    const input_schema = { ...schema, properties: { city: { enum: ["Jingdezhen", "景德镇"] } }, additionalProperties: false };
+    const more = { tools: [{ ...tool, input_schema }], tool_choice: { type: "any", disable_parallel_tool_use: true } };
+    const reply = await anthropic.messages.create({ model, max_tokens: 120, messages, temperature: 0, ...more });
+    assert.equal(reply.stop_reason, "tool_use");
+    assert.ok(["Jingdezhen", "景德镇"].includes(reply.content[0].input.city));
+    return reply.content[0].input;
   },
 };
 

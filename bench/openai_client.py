@@ -3,14 +3,17 @@
     python bench/openai_client.py BASE_URL MODEL [ENCODER]     (for example http://127.0.0.1:8000/v1 speedrun)
 
 Lists models, chats with and without streaming, with tools, by the responses interface, completes with echo and
-log-probabilities, makes vectors where an encoder is named, and provokes errors.
+log-probabilities, holds answers to schemas and to calls, makes vectors where an encoder is named, and provokes errors.
 Prints a line for each check; ends with 1 if one fails.
 """
 
+import json
 import math
 import sys
+from typing import Literal
 
 import openai
+import pydantic
 
 PROMPT = "Numbers: 1 2 3 四五六"
 MESSAGES = [{"role": "user", "content": "你好! What is 2 + 3?"}]
@@ -25,8 +28,9 @@ def main():
     client = openai.OpenAI(base_url=base_url, api_key="unused", timeout=120, max_retries=0)
     checks = [
         models, chat, chat_streamed, chat_stream_equals_whole, chat_seeded, chat_stop, completion, completion_streamed,
-        completion_echo, choices, responses, responses_streamed, tools, tool_result, unknown_model, bad_temperature,
-        empty_messages, unknown_field,
+        completion_echo, choices, responses, responses_streamed, tools, tool_result, structured, structured_streamed,
+        structured_responses, forced_call, forced_call_streamed, forced_call_responses, strict_tool, guided, settings,
+        unknown_model, bad_temperature, empty_messages, unknown_field, unenforceable_schema,
     ]
     if encoder:
         checks += [lambda client, _model, check=check: check(client, encoder) for check in (embeddings,)]
@@ -34,7 +38,7 @@ def main():
     for check in checks:
         try:
             print(f"ok      {check.__name__.replace('<lambda>', 'embeddings')}: {check(client, model)}")
-        except (AssertionError, openai.OpenAIError, TypeError, AttributeError, IndexError) as problem:
+        except (AssertionError, openai.OpenAIError, TypeError, ValueError, AttributeError, IndexError) as problem:
             failed += 1
             print(f"FAILED  {check.__name__}: {type(problem).__name__}: {problem}")
     print(f"{len(checks) - failed} of {len(checks)} checks passed")
@@ -200,6 +204,134 @@ def tool_result(client, model):
     return repr(reply.choices[0].message.content)
 
 
+class Verdict(pydantic.BaseModel):
+    """What answers are held to; what is not given here may not be there."""
+
+    model_config = pydantic.ConfigDict(extra="forbid")
+    kind: Literal["clay", "ore"]
+    fired: bool
+    degrees: int = pydantic.Field(ge=0, le=2000)
+
+
+class Weather(pydantic.BaseModel):
+    """The weather of a city."""
+
+    model_config = pydantic.ConfigDict(extra="forbid")
+    city: Literal["Jingdezhen", "景德镇"]
+    days: int = pydantic.Field(ge=1, le=9)
+
+
+def structured(client, model):
+    """The client's own way: a type goes in, a value of it comes out."""
+    verdicts = []
+    for temperature in (0, 1):
+        reply = client.chat.completions.parse(
+            model=model, messages=MESSAGES, response_format=Verdict, max_tokens=120, temperature=temperature, seed=7,
+        )
+        verdict = reply.choices[0].message.parsed
+        assert isinstance(verdict, Verdict), reply
+        verdicts.append(verdict.model_dump())
+    return verdicts
+
+
+def structured_streamed(client, model):
+    request = dict(model=model, messages=MESSAGES, response_format=Verdict, max_tokens=120, temperature=0)
+    with client.chat.completions.stream(**request) as stream:
+        for _ in stream:
+            pass
+        verdict = stream.get_final_completion().choices[0].message.parsed
+    assert verdict == client.chat.completions.parse(**request).choices[0].message.parsed, verdict
+    return verdict.model_dump()
+
+
+def structured_responses(client, model):
+    reply = client.responses.parse(
+        model=model, input=MESSAGES[0]["content"], text_format=Verdict, max_output_tokens=120, temperature=0
+    )
+    assert isinstance(reply.output_parsed, Verdict), reply
+    return reply.output_parsed.model_dump()
+
+
+def forced_call(client, model):
+    tool = openai.pydantic_function_tool(Weather, name="weather")
+    named = {"type": "function", "function": {"name": "weather"}}
+    for choice in ("required", named):
+        reply = client.chat.completions.parse(
+            model=model, messages=MESSAGES, tools=[tool], tool_choice=choice, parallel_tool_calls=False, max_tokens=120,
+            temperature=0,
+        )
+        (call,) = reply.choices[0].message.tool_calls
+        assert reply.choices[0].finish_reason == "tool_calls" and call.function.name == "weather", reply
+        assert isinstance(call.function.parsed_arguments, Weather), call
+    return call.function.parsed_arguments.model_dump()
+
+
+def forced_call_streamed(client, model):
+    request = dict(
+        model=model, messages=MESSAGES, tools=[openai.pydantic_function_tool(Weather, name="weather")],
+        tool_choice="required", parallel_tool_calls=False, max_tokens=120, temperature=0,
+    )
+    (whole,) = client.chat.completions.create(**request).choices[0].message.tool_calls
+    name, arguments = "", ""
+    for chunk in client.chat.completions.create(**request, stream=True):
+        for call in chunk.choices[0].delta.tool_calls or []:
+            assert call.index == 0, chunk
+            name += call.function.name or ""
+            arguments += call.function.arguments or ""
+    assert (name, arguments) == (whole.function.name, whole.function.arguments), (name, arguments, whole)
+    return arguments
+
+
+def forced_call_responses(client, model):
+    tool = {"type": "function", "name": "weather", "parameters": Weather.model_json_schema(), "strict": True}
+    reply = client.responses.create(
+        model=model, input="你好!", tools=[tool], tool_choice="required", parallel_tool_calls=False,
+        max_output_tokens=120, temperature=0,
+    )
+    (item,) = reply.output
+    assert item.type == "function_call" and item.name == "weather", reply
+    return Weather.model_validate_json(item.arguments).model_dump()
+
+
+def strict_tool(client, model):
+    """Where the model may choose, a strict tool's arguments still obey its schema."""
+    tool = openai.pydantic_function_tool(Weather, name="weather")
+    reasons = []
+    for seed in range(3):
+        reply = client.chat.completions.create(model=model, messages=MESSAGES, tools=[tool], max_tokens=60, seed=seed)
+        for call in reply.choices[0].message.tool_calls or []:
+            Weather.model_validate_json(call.function.arguments)
+        reasons.append(reply.choices[0].finish_reason)
+    return reasons
+
+
+def guided(client, model):
+    """vLLM's fields, which its users send beside OpenAI's."""
+    def ask(**extra):
+        reply = client.completions.create(model=model, prompt=PROMPT, max_tokens=60, temperature=0, extra_body=extra)
+        assert reply.choices[0].finish_reason == "stop", reply
+        return reply.choices[0].text
+
+    assert ask(structured_outputs={"choice": ["烧土", "炼石"]}) in ("烧土", "炼石")
+    number = ask(structured_outputs={"regex": "[0-9]{3}"})
+    assert len(number) == 3 and number.isdigit(), number
+    Verdict.model_validate(json.loads(ask(guided_json=Verdict.model_json_schema())))
+    return number
+
+
+def settings(client, model):
+    request = dict(model=model, messages=MESSAGES, max_tokens=16, temperature=0.8, seed=3)
+    more = dict(
+        min_p=0.05, top_k=40, typical_p=0.95, repetition_penalty=1.1, dry_multiplier=0.8, dry_base=1.75,
+        dry_allowed_length=2, dry_sequence_breakers=["\n"], stop_token_ids=[0],
+    )
+    reply = client.chat.completions.create(
+        **request, presence_penalty=0.5, frequency_penalty=0.5, logit_bias={"5": -100}, extra_body=more
+    )
+    assert reply.choices[0].finish_reason in REASONS, reply
+    return repr(reply.choices[0].message.content)
+
+
 def embeddings(client, model):
     """The client asks for base64 by itself and turns it into numbers."""
     texts = ["clay", "clay", "ore"]
@@ -248,6 +380,19 @@ def unknown_field(client, model):
         openai.BadRequestError,
         lambda: client.chat.completions.create(model=model, messages=MESSAGES, extra_body={"frobnicate": 1}),
     )
+
+
+def unenforceable_schema(client, model):
+    schema = {"type": "array", "items": {"type": "integer"}, "uniqueItems": True}
+    said = expect_error(
+        openai.BadRequestError,
+        lambda: client.chat.completions.create(
+            model=model, messages=MESSAGES,
+            response_format={"type": "json_schema", "json_schema": {"name": "numbers", "schema": schema}},
+        ),
+    )
+    assert "uniqueItems" in said, said
+    return said
 
 
 if __name__ == "__main__":
