@@ -6,7 +6,7 @@ mod serve;
 pub use self::plan::{
     MethodFlag, Plan, PlanChips, PlanCommand, PlanForecast, PlanServe, PlanTrain, RecomputeFlag, StageFlag,
 };
-pub use self::serve::{BenchServe, Serve, ServeCommand, ServeFlags, ServeKey, ServeKeyNew};
+pub use self::serve::{BenchServe, Lora, Serve, ServeCommand, ServeFlags, ServeKey, ServeKeyNew};
 
 use crate::recipe::Tuning;
 use clap::{Args, Parser, Subcommand, ValueEnum};
