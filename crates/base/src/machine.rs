@@ -56,6 +56,11 @@ pub fn peak_rss_bytes() -> Option<u64> {
     meminfo_bytes(&std::fs::read_to_string("/proc/self/status").ok()?, "VmHWM")
 }
 
+/// Memory that this process holds now (VmRSS).
+pub fn rss_bytes() -> Option<u64> {
+    meminfo_bytes(&std::fs::read_to_string("/proc/self/status").ok()?, "VmRSS")
+}
+
 /// Page faults of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct PageFaults {

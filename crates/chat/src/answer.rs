@@ -71,7 +71,7 @@ impl Answer {
             engine::Event::Prompt(known) => self.open(&known, on),
             engine::Event::Token(token) => {
                 self.open(&[], on)?;
-                let delta = self.stream.push(&token);
+                let delta = Delta { ids: 1, ..self.stream.push(&token) };
                 self.hand_on(delta, on)?;
                 if self.stream.stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             }
@@ -111,6 +111,7 @@ impl Answer {
             prompt_tokens: finish.prompt_tokens,
             completion_tokens: finish.completion_tokens,
             cached_tokens: finish.cached_tokens,
+            reasoning_tokens: 0,
         };
         let (text, tokens) = (std::mem::take(&mut self.text), std::mem::take(&mut self.tokens));
         on(match self.kind {
@@ -149,6 +150,6 @@ impl Echo {
             text += &piece;
         }
         text += &decoder.finish();
-        Delta { text, tokens }
+        Delta { text, tokens, ids: 0 }
     }
 }

@@ -78,6 +78,8 @@ pub struct ChatRequest {
 pub struct AnswerOptions {
     /// The most tokens of the answer; `None`: what the context leaves.
     pub max_tokens: Option<usize>,
+    /// The adapters to answer with, by their name; `None`: the base model alone.
+    pub adapter: Option<String>,
     /// How tokens are chosen.
     pub sampling: Sampling,
     /// The answer ends before the first of these that it would contain.
@@ -99,6 +101,8 @@ pub struct Delta {
     pub text: String,
     /// The tokens whose text ends in this piece, where log-probabilities were asked for.
     pub tokens: Vec<TokenText>,
+    /// How many ids of the answer led to this piece; those of an echoed prompt do not count.
+    pub ids: usize,
 }
 
 /// One token as text.
@@ -163,4 +167,6 @@ pub struct Usage {
     pub completion_tokens: usize,
     /// Of the prompt's tokens, those that were known from earlier requests and not computed again.
     pub cached_tokens: usize,
+    /// Of the tokens generated, those of reasoning, marks included, as far as who takes answers apart has counted them.
+    pub reasoning_tokens: usize,
 }

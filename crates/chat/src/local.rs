@@ -125,6 +125,22 @@ impl Local {
         &self.stop_ids
     }
 
+    /// Takes adapters on that were read for this model; answers may name them from now on.
+    ///
+    /// # Errors
+    /// Where there are others of that name.
+    pub fn insert_adapter(&mut self, adapter: engine::Adapter) -> engine::Result<()> {
+        self.scheduler.insert_adapter(adapter)
+    }
+
+    /// Lets adapters go; answers under way with them go on.
+    ///
+    /// # Errors
+    /// Where there are none of that name.
+    pub fn remove_adapter(&mut self, name: &str) -> engine::Result<()> {
+        self.scheduler.remove_adapter(name)
+    }
+
     /// Answers many conversations together, as [`ChatModel::reply_many`], and hands each piece out as it is
     /// certain: the conversation's index and the piece. `Break` ends that answer alone.
     ///
@@ -298,6 +314,7 @@ impl Local {
             stop_ids,
             constraint: options.constraint.clone(),
             logprobs: options.logprobs,
+            adapter: options.adapter.clone(),
             prompt_logprobs: None,
         })
     }

@@ -109,7 +109,7 @@ impl TextStream {
         if self.stopped() {
             self.waiting.clear();
         }
-        Delta { text, tokens }
+        Delta { text, tokens, ids: 0 }
     }
 }
 

@@ -241,7 +241,7 @@ mod tests {
             let text = format!("{} {}", request.messages.len(), request.messages.last().unwrap().content);
             let mut finish = FinishReason::Stop;
             for piece in text.split_inclusive(' ') {
-                if on_delta(Delta { text: piece.to_owned(), tokens: Vec::new() }).is_break() {
+                if on_delta(Delta { text: piece.to_owned(), ..Delta::default() }).is_break() {
                     finish = FinishReason::Cancelled;
                     break;
                 }

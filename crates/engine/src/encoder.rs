@@ -57,6 +57,11 @@ impl Encoder {
         self.decoder.config()
     }
 
+    /// Where weights and activations lie.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
     /// How rows are pooled.
     pub fn pooling(&self) -> Pooling {
         self.pooling

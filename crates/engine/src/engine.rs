@@ -2,6 +2,7 @@
 //! neither sampling nor when an answer ends.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use base::progress::{Output, format_bytes};
 use model::{Config, Decoder, Layout, ModelFile, Parameters};
@@ -14,7 +15,7 @@ use crate::cache::Cache;
 use crate::forward::{Forward, Span};
 use crate::rotary::Rotary;
 use crate::weights::{Plan, RepackCache, Weights};
-use crate::{Chunk, Error, PagePool, Request, Result, Sequence};
+use crate::{Adapter, AdapterReader, Chunk, Error, PagePool, Request, Result, Sequence};
 
 /// Limits of an engine. Every one is a number of tokens, rows or pages.
 #[derive(Clone, Debug)]
@@ -101,6 +102,8 @@ pub struct Engine {
     cache: Cache,
     pool: PagePool,
     rotary: Rotary,
+    /// In the order of their coming.
+    adapters: Vec<Arc<Adapter>>,
     options: Options,
     /// What the last step left, kept for its room: where each chunk's rows lie, each row's id and position,
     /// and the logits (rows, vocabulary).
@@ -130,20 +133,38 @@ impl Engine {
     /// [`Error::Model`] where there is no model that can be read, [`Error::TooLarge`] where it does not fit the memory that
     /// is available; else as [`Engine::new`].
     pub fn load(path: &Path, device: Device, options: Options, loading: Loading) -> Result<Self> {
-        check_options(&options)?;
-        let file = ModelFile::open(path)?;
+        let (file, plan) = Self::look_up(path, &device, &options, &loading)?;
         let decoder = file.decoder().clone();
-        let plan = Plan::new(&file, loading.weights);
-        let page_bytes = Cache::page_bytes(decoder.config(), options.page_tokens, options.kv_type);
-        check_memory(
-            plan.bytes(device.exec().isa()),
-            page_bytes,
-            context_tokens(&options, decoder.config()),
-            &options,
-        )?;
         let cache = RepackCache { folder: loading.repack_cache, progress: loading.progress };
         let weights = Weights::open(file, &device, &plan, &cache)?;
         Self::with_weights(decoder, weights, device, options)
+    }
+
+    /// Whether a model is there and fits the memory that is available, before any weight is read: the packed weights and
+    /// some pages of the cache, none where it is an encoder.
+    ///
+    /// # Errors
+    /// As [`Engine::load`].
+    pub fn check_load(path: &Path, device: &Device, options: &Options, loading: &Loading) -> Result<()> {
+        Self::look_up(path, device, options, loading).map(|_| ())
+    }
+
+    fn look_up(
+        path: &Path,
+        device: &Device,
+        options: &Options,
+        loading: &Loading,
+    ) -> Result<(ModelFile, Plan)> {
+        check_options(options)?;
+        let file = ModelFile::open(path)?;
+        let (plan, config) = (Plan::new(&file, loading.weights), file.decoder().config());
+        let page_bytes = match config.causal {
+            true => Cache::page_bytes(config, options.page_tokens, options.kv_type),
+            false => 0,
+        };
+        let weights_bytes = plan.bytes(device.exec().isa());
+        check_memory(weights_bytes, page_bytes, context_tokens(options, config), options)?;
+        Ok((file, plan))
     }
 
     fn with_weights(decoder: Decoder, weights: Weights, device: Device, options: Options) -> Result<Self> {
@@ -169,6 +190,7 @@ impl Engine {
             cache,
             pool,
             rotary,
+            adapters: Vec::new(),
             options,
             spans,
             ids,
@@ -237,6 +259,21 @@ impl Engine {
     /// turn the positions of a sequence by other angles where it may become longer than those of the first training.
     pub fn sequence(&self, tokens: usize) -> Sequence {
         Sequence::new(&self.pool, self.rotary.of(&self.decoder, tokens), tokens)
+    }
+
+    /// The same for rows that are computed with adapters.
+    ///
+    /// # Errors
+    /// [`Error::UnknownAdapter`].
+    pub fn sequence_with(&self, tokens: usize, adapter: Option<&str>) -> Result<Sequence> {
+        let mut sequence = self.sequence(tokens);
+        sequence.adapter = adapter.map(|name| self.adapter(name).cloned()).transpose()?;
+        Ok(sequence)
+    }
+
+    /// Where weights and activations lie.
+    pub fn device(&self) -> &Device {
+        &self.device
     }
 
     /// Computes the next `rows` ids of each chunk in one forward pass: writes their keys and values to the
@@ -354,7 +391,58 @@ impl Engine {
                 allowed,
             });
         }
+        if let Some(name) = &request.adapter {
+            self.adapter(name)?;
+        }
         self.check_ids(&request.prompt, 0)
+    }
+}
+
+/// Adapters: any number beside one base model.
+impl Engine {
+    /// What reads adapters of this model, on any thread.
+    pub fn adapter_reader(&self) -> AdapterReader {
+        AdapterReader { device: self.device.clone(), decoder: self.decoder.clone() }
+    }
+
+    /// All adapters, in the order of their coming.
+    pub fn adapters(&self) -> &[Arc<Adapter>] {
+        &self.adapters
+    }
+
+    /// Takes adapters on; from now on sequences may name them.
+    ///
+    /// # Errors
+    /// [`Error::AdapterExists`] and [`Error::AdapterOfOther`].
+    pub fn insert_adapter(&mut self, adapter: Adapter) -> Result<()> {
+        let name = adapter.name().to_owned();
+        if self.adapters.iter().any(|known| known.name() == name) {
+            return Err(Error::AdapterExists { name });
+        }
+        if !adapter.fits(self.config()) {
+            return Err(Error::AdapterOfOther { name });
+        }
+        self.adapters.push(Arc::new(adapter));
+        Ok(())
+    }
+
+    /// Lets adapters go: no new sequence gets them, and their memory is free once the last that has them is gone.
+    ///
+    /// # Errors
+    /// [`Error::UnknownAdapter`].
+    pub(crate) fn remove_adapter(&mut self, name: &str) -> Result<Arc<Adapter>> {
+        let adapter = Arc::clone(self.adapter(name)?);
+        adapter.retire();
+        self.adapters.retain(|other| !Arc::ptr_eq(other, &adapter));
+        Ok(adapter)
+    }
+
+    fn adapter(&self, name: &str) -> Result<&Arc<Adapter>> {
+        self.adapters.iter().find(|adapter| adapter.name() == name).ok_or_else(|| {
+            let names: Vec<&str> = self.adapters.iter().map(|adapter| adapter.name()).collect();
+            let known = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+            Error::UnknownAdapter { name: name.to_owned(), known }
+        })
     }
 }
 

@@ -125,6 +125,38 @@ pub enum Error {
         /// Ids of the draft model.
         draft_vocabulary: usize,
     },
+    /// A request names adapters that the engine does not have.
+    #[error("there is no adapter named `{name}`; there are: {known}")]
+    UnknownAdapter {
+        /// What was asked for.
+        name: String,
+        /// The names that there are.
+        known: String,
+    },
+    /// Adapters under a name that others have already.
+    #[error("there is an adapter named `{name}` already; unload it first, or choose another name")]
+    AdapterExists {
+        /// The name.
+        name: String,
+    },
+    /// Adapters that were read for another model.
+    #[error("the adapter `{name}` was read for a model of another configuration")]
+    AdapterOfOther {
+        /// The name.
+        name: String,
+    },
+    /// Adapters for which memory does not suffice.
+    #[error(
+        "the adapter `{name}` needs up to {needed} while it is loaded, and {available} of memory are free"
+    )]
+    AdapterTooLarge {
+        /// The name.
+        name: String,
+        /// With its unit.
+        needed: String,
+        /// Free memory, with its unit.
+        available: String,
+    },
     /// The model's folder cannot be read.
     #[error(transparent)]
     Model(#[from] model::Error),

@@ -13,7 +13,7 @@ use tensor::{
 
 use crate::cache::Cache;
 use crate::weights::Weights;
-use crate::{Chunk, LogitRows};
+use crate::{Adapter, Chunk, LogitRows};
 
 /// Where the rows of one chunk lie in a step.
 #[derive(Clone, Copy, Debug)]
@@ -68,6 +68,32 @@ impl Forward<'_> {
 
     fn product(&mut self, x: &[f32], rows: usize, w: Weight, out: &mut [f32]) {
         self.weights.product(self.device.exec(), (x, rows), w, (out, self.quantized));
+    }
+
+    /// Adds to the rows of each sequence what its adapters add to the product with a matrix: `x` (rows, w.cols), `out`
+    /// (rows, w.rows).
+    fn add_low_rank(&self, x: &Activations, w: Weight, out: &mut Activations) {
+        let of = |index: usize| self.chunks[index].sequence.adapter.as_ref();
+        let mut first = 0;
+        while first < self.chunks.len() {
+            let adapter = of(first);
+            let same = (first..self.chunks.len()).take_while(|&index| is_same(of(index), adapter));
+            let next = first + same.count();
+            let end = self.spans.get(next).map_or(x.rows, |span| span.row);
+            let rows = self.spans[first].row..end;
+            first = next;
+            let Some((adapter, addition)) = adapter.and_then(|adapter| Some((adapter, adapter.addition(w)?)))
+            else {
+                continue;
+            };
+            if rows.is_empty() {
+                continue;
+            }
+            let mut inner = self.room(rows.len(), addition.rank_sum());
+            let inputs = &x.data()[rows.start * w.cols..rows.end * w.cols];
+            let outputs = &mut out.data_mut()[rows.start * w.rows..rows.end * w.rows];
+            adapter.add(self.device.exec(), addition, (inputs, inner.data_mut()), (outputs, w.rows));
+        }
     }
 
     /// Attention of rows that see all rows of their span.
@@ -155,6 +181,7 @@ impl Ops for Forward<'_> {
         if let Some(bias) = bias {
             kernels::add_bias(self.device.exec(), out.data_mut(), &self.weights.plain(bias));
         }
+        self.add_low_rank(x, w, &mut out);
         out
     }
 
@@ -230,4 +257,8 @@ impl Ops for Forward<'_> {
         kernels::add_into(self.device.exec(), x.data(), y.data_mut());
         y
     }
+}
+
+fn is_same(one: Option<&Arc<Adapter>>, other: Option<&Arc<Adapter>>) -> bool {
+    one.map(Arc::as_ptr) == other.map(Arc::as_ptr)
 }

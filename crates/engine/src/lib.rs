@@ -7,6 +7,7 @@
 //!
 //! This crate must not know text, messages, templates or HTTP.
 
+mod adapter;
 mod cache;
 mod constraint;
 mod durations;
@@ -24,6 +25,7 @@ mod scheduler;
 mod sequence;
 mod weights;
 
+pub use adapter::{Adapter, AdapterReader};
 pub use constraint::{Constraint, Mask};
 pub use durations::Durations;
 pub use encoder::{Encoder, Pooling};

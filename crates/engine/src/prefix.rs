@@ -8,20 +8,23 @@
 
 use std::sync::Arc;
 
-use crate::PagePool;
 use crate::rotary::Tables;
+use crate::{Adapter, PagePool};
 
 /// What, beside the ids, decides what keys and values are.
 #[derive(Clone)]
 pub(crate) struct Root {
     /// What positions are turned by.
     pub rotary: Tables,
+    /// What is added to the base model.
+    pub adapter: Option<Arc<Adapter>>,
 }
 
 impl Root {
     /// Whether keys and values of the same ids are the same.
     pub fn is(&self, other: &Root) -> bool {
-        Arc::ptr_eq(&self.rotary, &other.rotary)
+        let adapter = |root: &Root| root.adapter.as_ref().map(Arc::as_ptr);
+        Arc::ptr_eq(&self.rotary, &other.rotary) && adapter(self) == adapter(other)
     }
 }
 
@@ -31,7 +34,8 @@ pub(crate) struct PrefixTree {
     /// Nodes by their number; `None` has been removed and its number is free.
     nodes: Vec<Option<Node>>,
     free: Vec<usize>,
-    roots: Vec<(Root, Vec<usize>)>,
+    /// `None` where a root has been forgotten; its place is free.
+    roots: Vec<(Option<Root>, Vec<usize>)>,
     /// Counts look-ups and insertions.
     clock: u64,
 }
@@ -77,7 +81,7 @@ impl PrefixTree {
     pub fn find(&mut self, root: &Root, ids: &[u32], found: &mut Found) {
         found.pages.clear();
         found.tail = None;
-        let Some(root) = self.roots.iter().position(|(known, _)| known.is(root)) else { return };
+        let Some(root) = self.known(root) else { return };
         self.clock += 1;
         let page_tokens = self.pool.page_tokens();
         let mut parent = Parent::Root(root);
@@ -143,19 +147,41 @@ impl PrefixTree {
         self.roots.clear();
     }
 
+    /// Forgets all that was computed with adapters that are gone.
+    pub fn forget(&mut self, adapter: &Arc<Adapter>) {
+        let uses = |root: &Root| root.adapter.as_ref().is_some_and(|other| Arc::ptr_eq(other, adapter));
+        let mut left = Vec::new();
+        for (root, children) in &mut self.roots {
+            if root.as_ref().is_some_and(uses) {
+                *root = None;
+                left.append(children);
+            }
+        }
+        while let Some(index) = left.pop() {
+            let node = self.nodes[index].take().expect("a listed node exists");
+            self.pool.release(node.page);
+            self.free.push(index);
+            left.extend(node.children);
+        }
+    }
+
+    fn known(&self, root: &Root) -> Option<usize> {
+        self.roots.iter().position(|(known, _)| known.as_ref().is_some_and(|known| known.is(root)))
+    }
+
     /// The place of a root; a new one takes that of one that has become empty.
     fn root(&mut self, root: &Root) -> usize {
-        if let Some(index) = self.roots.iter().position(|(known, _)| known.is(root)) {
+        if let Some(index) = self.known(root) {
             return index;
         }
         let empty = self.roots.iter().position(|(_, children)| children.is_empty());
         match empty {
             Some(index) => {
-                self.roots[index].0 = root.clone();
+                self.roots[index].0 = Some(root.clone());
                 index
             }
             None => {
-                self.roots.push((root.clone(), Vec::new()));
+                self.roots.push((Some(root.clone()), Vec::new()));
                 self.roots.len() - 1
             }
         }

@@ -128,6 +128,8 @@ pub struct Request {
     pub prompt: Vec<u32>,
     /// The most ids to generate; `prompt.len() + max_tokens` must fit the context.
     pub max_tokens: usize,
+    /// The adapters to answer with, by their name; `None`: the base model alone.
+    pub adapter: Option<String>,
     /// How ids are chosen.
     pub sampling: Sampling,
     /// Ids that end the answer. The id that ended it is not among the tokens given out.

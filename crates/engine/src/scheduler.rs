@@ -17,7 +17,8 @@ use draft::DraftModel;
 
 use crate::prefix::{Found, PrefixTree, Root};
 use crate::{
-    Chunk, Durations, Engine, Error, Finish, FinishReason, Request, Result, Sequence, Token, TokenLogProbs,
+    Adapter, Chunk, Durations, Engine, Error, Finish, FinishReason, Request, Result, Sequence, Token,
+    TokenLogProbs,
 };
 
 /// A request that a scheduler has taken; never used twice, ascending.
@@ -74,6 +75,8 @@ pub struct Statistics {
     pub guessed_tokens: u64,
     /// Of these, ids that were right.
     pub right_tokens: u64,
+    /// Adapters that requests may name.
+    pub adapters: usize,
     /// Times that an answer gave its pages back to older ones.
     pub preemptions: u64,
 }
@@ -95,6 +98,8 @@ pub struct Scheduler {
     /// Room for a look-up and for the order of prompts.
     found: Found,
     order: Vec<usize>,
+    /// Room for who guesses how many ids.
+    wants: Vec<(usize, usize)>,
     scratch: Scratch,
 }
 
@@ -114,6 +119,7 @@ impl Scheduler {
             counts: Statistics::default(),
             found: Found::default(),
             order: Vec::new(),
+            wants: Vec::new(),
             scratch: Scratch::default(),
         }
     }
@@ -135,6 +141,25 @@ impl Scheduler {
         &self.engine
     }
 
+    /// Takes adapters on; see [`Engine::insert_adapter`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn insert_adapter(&mut self, adapter: Adapter) -> Result<()> {
+        self.engine.insert_adapter(adapter)
+    }
+
+    /// Lets adapters go. Requests under way that name them go on to their end; what they have left in the prefix cache is
+    /// forgotten.
+    ///
+    /// # Errors
+    /// [`Error::UnknownAdapter`].
+    pub fn remove_adapter(&mut self, name: &str) -> Result<()> {
+        let adapter = self.engine.remove_adapter(name)?;
+        self.prefixes.forget(&adapter);
+        Ok(())
+    }
+
     /// Takes a request on. It is served in the order of the rows computed before it came plus the length of
     /// its own prompt: equals in the order of their coming, a short one before a long one that came a little
     /// earlier, and a long one after at most as many rows of others as it has itself.
@@ -144,7 +169,8 @@ impl Scheduler {
     pub fn submit(&mut self, request: Request) -> Result<Ticket> {
         self.check(&request)?;
         let ticket = Ticket(self.next_ticket);
-        let mut sequence = self.engine.sequence(request.prompt.len() + request.max_tokens);
+        let tokens = request.prompt.len() + request.max_tokens;
+        let mut sequence = self.engine.sequence_with(tokens, request.adapter.as_deref())?;
         sequence.extend(&request.prompt);
         let rank = self.counts.rows + request.prompt.len() as u64;
         let answer = Answer::new(ticket, request, rank)?;
@@ -207,6 +233,7 @@ impl Scheduler {
             pages_used: pages.total() - pages.free() - pages_cached,
             pages_cached,
             masks: self.scratch.masks,
+            adapters: self.engine.adapters().len(),
             ..self.counts
         }
     }
@@ -285,11 +312,14 @@ impl Scheduler {
 
 /// What decides, beside its ids, what a sequence's keys and values are.
 fn root_of(sequence: &Sequence) -> Root {
-    Root { rotary: sequence.rotary.clone() }
+    Root { rotary: sequence.rotary.clone(), adapter: sequence.adapter.clone() }
 }
 
 /// Keeps a sequence's pages for others that begin alike.
 fn remember(prefixes: &mut PrefixTree, sequence: &Sequence) {
+    if sequence.adapter.as_ref().is_some_and(|adapter| adapter.is_retired()) {
+        return;
+    }
     let computed = &sequence.ids()[..sequence.computed()];
     prefixes.insert(&root_of(sequence), computed, sequence.pages.pages());
 }

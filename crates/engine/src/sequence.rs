@@ -1,23 +1,32 @@
 //! One sequence's ids and the pages that hold its keys and values, and the part of it that a step computes.
 //! Knows neither the model nor sampling.
 
+use std::sync::Arc;
+
 use crate::rotary::Tables;
-use crate::{PagePool, PageTable};
+use crate::{Adapter, PagePool, PageTable};
 
 /// Ids, and how many of them the cache holds.
-#[derive(Debug)]
 pub struct Sequence {
     ids: Vec<u32>,
     computed: usize,
     pub(crate) pages: PageTable,
     /// What its positions are turned by; a page's keys are of one set.
     pub(crate) rotary: Tables,
+    /// What is added to the base model's products for its rows.
+    pub(crate) adapter: Option<Arc<Adapter>>,
 }
 
 impl Sequence {
     /// A sequence without ids, with room for `tokens` of them, so that growing it that far does not allocate.
     pub(crate) fn new(pool: &PagePool, rotary: Tables, tokens: usize) -> Self {
-        Self { ids: Vec::with_capacity(tokens), computed: 0, pages: pool.table(tokens), rotary }
+        Self {
+            ids: Vec::with_capacity(tokens),
+            computed: 0,
+            pages: pool.table(tokens),
+            rotary,
+            adapter: None,
+        }
     }
 
     /// All ids.
@@ -59,7 +68,7 @@ impl Sequence {
         let computed = self.computed.min(pages.tokens());
         let mut ids = Vec::with_capacity(self.ids.capacity());
         ids.extend_from_slice(&self.ids);
-        Self { ids, computed, pages, rotary: self.rotary.clone() }
+        Self { ids, computed, pages, rotary: self.rotary.clone(), adapter: self.adapter.clone() }
     }
 
     /// Lets go of all pages; every id is to be computed anew.
@@ -91,7 +100,6 @@ pub enum LogitRows {
 }
 
 /// What one step computes of one sequence: its next `rows` pending ids.
-#[derive(Debug)]
 pub struct Chunk {
     /// The sequence; each belongs to one chunk, so it is owned here and taken back when it ends.
     pub sequence: Sequence,

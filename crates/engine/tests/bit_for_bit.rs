@@ -157,6 +157,7 @@ fn a_batch_answers_as_each_request_alone() {
             stop_ids: vec![7, 8],
             constraint: None,
             logprobs: (index % 4 == 0).then_some(3),
+            adapter: None,
             prompt_logprobs: (index % 5 == 0).then_some(2),
         })
         .collect();

@@ -72,6 +72,7 @@ fn requests(draws: &mut Draws, count: usize) -> Vec<Request> {
                 stop_ids: vec![7],
                 constraint: None,
                 logprobs: (index % 4 == 0).then_some(2),
+                adapter: None,
                 prompt_logprobs: (index % 5 == 0).then_some(1),
             }
         })

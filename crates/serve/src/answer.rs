@@ -25,8 +25,11 @@ pub(crate) trait Shape: Send + 'static {
     fn change(&mut self, change: &Change, progress: &Progress, out: &mut Sse);
     /// What goes out after the last choice has ended.
     fn close(&mut self, progress: &Progress, out: &mut Sse);
-    /// What goes out where the answer fails after it began.
-    fn fail(&mut self, error: &ApiError, out: &mut Sse);
+    /// What goes out where the answer fails after it began; OpenAI's way, unless a shape has another.
+    fn fail(&mut self, error: &ApiError, out: &mut Sse) {
+        out.data(&error.to_json());
+        out.done();
+    }
 }
 
 /// Server-sent events that have been written down and not yet sent.

@@ -1,11 +1,14 @@
 //! The thread that owns an encoder, and the way to it. Knows neither HTTP nor text.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use engine::Encoder;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::queue::Worker;
 use crate::wire::ApiError;
 
 /// Documents that are computed together.
@@ -28,11 +31,18 @@ impl EncoderQueue {
     ///
     /// # Errors
     /// Where the system grants no thread.
-    pub fn start(encoder: Encoder, waiting_max: usize) -> std::io::Result<EncoderQueue> {
+    pub fn start(encoder: Encoder, waiting_max: usize) -> std::io::Result<(EncoderQueue, Worker)> {
         let places = waiting_max.max(1);
         let (jobs, receiver) = mpsc::channel(places);
-        std::thread::Builder::new().name("encoder".into()).spawn(move || work(encoder, receiver))?;
-        Ok(EncoderQueue { jobs, places })
+        let give_up = Arc::new(AtomicBool::new(false));
+        let ending = Arc::clone(&give_up);
+        let thread = std::thread::Builder::new().name("encoder".into()).spawn(move || {
+            let device = encoder.device().clone();
+            work(encoder, receiver, &ending);
+            // The model is gone, and what it had of the device's buffers goes too.
+            device.release_idle();
+        })?;
+        Ok((EncoderQueue { jobs, places }, Worker::new(thread, give_up)))
     }
 
     /// The vectors of documents, in their order.
@@ -49,11 +59,15 @@ impl EncoderQueue {
     }
 }
 
-fn work(mut encoder: Encoder, mut jobs: mpsc::Receiver<Job>) {
+fn work(mut encoder: Encoder, mut jobs: mpsc::Receiver<Job>, give_up: &AtomicBool) {
     while let Some(Job { documents, answer }) = jobs.blocking_recv() {
         let mut vectors = Ok(Vec::with_capacity(documents.len()));
         for batch in documents.chunks(BATCH_DOCUMENTS) {
             if answer.is_closed() {
+                break;
+            }
+            if give_up.load(Ordering::Relaxed) {
+                vectors = Err(ApiError::closing());
                 break;
             }
             let batch: Vec<&[u32]> = batch.iter().map(Vec::as_slice).collect();

@@ -3,6 +3,7 @@
 //! A few tasks read and write sockets on one thread; each model has a thread of its own behind a queue of limited length. What
 //! this server does not know it refuses by name, in the error format of the interface that was asked.
 
+mod admin;
 mod answer;
 mod api;
 mod connections;
@@ -15,6 +16,7 @@ mod keys;
 mod limit;
 mod metrics;
 mod models;
+mod outbox;
 mod progress;
 mod queue;
 mod routes;
@@ -23,6 +25,7 @@ mod spans;
 mod vectors;
 mod wire;
 
+pub use admin::{ModelLoader, RuntimeModels};
 pub use error::{Error, Result};
 pub use keys::ApiKeys;
 pub use models::Model;

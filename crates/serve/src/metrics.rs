@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::api;
-use crate::models::{Kind, Models};
+use crate::models::{Kind, Models, Standing};
 
 /// Upper bounds of the times to first token and of whole answers, in seconds.
 const SECONDS: [f64; 12] = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0];
@@ -104,6 +104,7 @@ impl Metrics {
 
     /// Prometheus' text format.
     pub fn text(&self, models: &Models) -> String {
+        let standings = models.standings();
         let mut out = String::new();
         head("http_requests_total", "counter", "Requests by route and status.", &mut out);
         for ((route, status), count) in self.answers.lock().unwrap_or_else(PoisonError::into_inner).iter() {
@@ -134,7 +135,7 @@ impl Metrics {
             (
                 "taoye:streams_cut_off_total",
                 "counter",
-                "Connections closed since the client did not read.",
+                "Answers ended and connections closed since the client did not read.",
                 &self.cut_off,
             ),
             ("taoye:connections", "gauge", "Connections that are open.", &self.connections),
@@ -143,23 +144,39 @@ impl Metrics {
             head(name, kind, help, &mut out);
             line(&mut out, format_args!("{name} {}", value.load(Ordering::Relaxed)));
         }
-        engines(models, &mut out);
+        if let Some(bytes) = base::machine::rss_bytes() {
+            let name = "process_resident_memory_bytes";
+            head(name, "gauge", "Memory that the server holds, all models together.", &mut out);
+            line(&mut out, format_args!("{name} {bytes}"));
+        }
+        names(&standings, &mut out);
+        engines(&standings, &mut out);
         out
     }
 }
 
+/// How many names are in each state.
+fn names(standings: &[Standing], out: &mut String) {
+    let name = "taoye:models";
+    head(name, "gauge", "Models, those with adapters among them, by what has become of them.", out);
+    for state in ["loading", "loaded", "unloading", "failed"] {
+        let count = standings.iter().filter(|standing| standing.state == state).count();
+        line(out, format_args!("{name}{{state=\"{state}\"}} {count}"));
+    }
+}
+
 /// What each model's engine is doing.
-fn engines(models: &Models, out: &mut String) {
-    let known: Vec<_> = models
-        .all()
-        .iter()
+fn engines(standings: &[Standing], out: &mut String) {
+    let served = standings.iter().filter_map(|standing| standing.served.as_ref());
+    let known: Vec<_> = served
+        .filter(|model| model.adapted.is_none())
         .filter_map(|model| match &model.kind {
             Kind::Chat(chat) => Some((model.name.as_str(), chat.queue.statistics())),
             Kind::Encoder(_) => None,
         })
         .collect();
     type Value = fn(&chat::Statistics) -> f64;
-    let values: [(&str, &str, &str, Value); 10] = [
+    let values: [(&str, &str, &str, Value); 15] = [
         ("vllm:num_requests_running", "gauge", "Answers under way.", |s| s.running as f64),
         ("vllm:num_requests_waiting", "gauge", "Answers that wait for their turn.", |s| s.waiting as f64),
         ("vllm:kv_cache_usage_perc", "gauge", "Share of the cache that answers hold, 0 to 1.", |s| {
@@ -173,6 +190,17 @@ fn engines(models: &Models, out: &mut String) {
             |s| s.prompt_tokens as f64,
         ),
         ("vllm:prefix_cache_hits_total", "counter", "Prompt tokens found there.", |s| s.cached_tokens as f64),
+        ("taoye:prompts_total", "counter", "Prompts that were begun.", |s| s.prompts as f64),
+        ("taoye:cached_prompts_total", "counter", "Prompts that the prefix cache knew in part.", |s| {
+            s.cached_prompts as f64
+        }),
+        ("vllm:spec_decode_num_draft_tokens_total", "counter", "Tokens guessed ahead and checked.", |s| {
+            s.guessed_tokens as f64
+        }),
+        ("vllm:spec_decode_num_accepted_tokens_total", "counter", "Of these, tokens that were right.", |s| {
+            s.right_tokens as f64
+        }),
+        ("taoye:adapters", "gauge", "Adapters that answers may name.", |s| s.adapters as f64),
         ("vllm:num_preemptions_total", "counter", "Answers that gave their pages back.", |s| {
             s.preemptions as f64
         }),

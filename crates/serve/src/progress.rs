@@ -6,10 +6,10 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use chat::format::{AnswerParser, Piece};
-use chat::{FinishReason, TokenText, ToolCall, Usage};
+use chat::{Delta, FinishReason, TokenText, ToolCall, Usage};
 
 use crate::metrics::Metrics;
-use crate::queue::{Event, Events};
+use crate::outbox::{Event, Events};
 use crate::spans::Span;
 use crate::wire::ApiError;
 
@@ -23,6 +23,8 @@ pub(crate) struct Choice {
     /// Why it ended; `None` while it goes on.
     pub finish: Option<FinishReason>,
     pub usage: Usage,
+    /// Tokens of reasoning so far, marks included.
+    pub reasoning_tokens: usize,
     /// The stop string that ended it, if one did.
     pub stop: Option<String>,
     /// Whether the last call is still being written.
@@ -117,6 +119,7 @@ impl Progress {
             sum.prompt_tokens += choice.usage.prompt_tokens;
             sum.cached_tokens += choice.usage.cached_tokens;
             sum.completion_tokens += choice.usage.completion_tokens;
+            sum.reasoning_tokens += choice.usage.reasoning_tokens;
         }
         sum
     }
@@ -151,10 +154,13 @@ impl Progress {
             Some(Event::Delta(index, delta)) => {
                 self.time();
                 self.choices[index].tokens.extend_from_slice(&delta.tokens);
-                self.text(index, delta.text, delta.tokens, &mut changes);
+                self.text(index, delta, &mut changes);
             }
-            Some(Event::Chat(index, reply)) => {
+            Some(Event::Chat(index, reply, ids)) => {
                 self.choices[index].stop = reply.stop;
+                if self.parsers.get(index).is_some_and(AnswerParser::is_reasoning) {
+                    self.choices[index].reasoning_tokens += ids;
+                }
                 self.end(index, reply.finish, reply.usage, &mut changes);
             }
             Some(Event::Completion(index, reply)) => self.end(index, reply.finish, reply.usage, &mut changes),
@@ -169,13 +175,18 @@ impl Progress {
         if began { self.metrics.between_tokens.add(waited) } else { self.metrics.first_token.add(waited) }
     }
 
-    fn text(&mut self, index: usize, text: String, tokens: Vec<TokenText>, changes: &mut Vec<Change>) {
+    fn text(&mut self, index: usize, delta: Delta, changes: &mut Vec<Change>) {
+        let Delta { text, tokens, ids } = delta;
         let Some(parser) = self.parsers.get_mut(index) else {
             self.choices[index].text += &text;
             changes.push(Change::Text(index, text, tokens));
             return;
         };
+        let was_reasoning = parser.is_reasoning();
         let pieces = parser.push(&text);
+        if was_reasoning || parser.is_reasoning() {
+            self.choices[index].reasoning_tokens += ids;
+        }
         self.pieces(index, pieces, changes);
         if tokens.is_empty() {
             return;
@@ -226,6 +237,7 @@ impl Progress {
             self.pieces(index, pieces, changes);
         }
         let choice = &mut self.choices[index];
+        let usage = Usage { reasoning_tokens: choice.reasoning_tokens, ..usage };
         (choice.finish, choice.usage) = (Some(finish), usage);
         // A limit of tokens may have cut a call short.
         changes.extend(choice.end_call(index));

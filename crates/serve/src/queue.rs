@@ -11,12 +11,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
-use chat::{
-    AnswerEvent, AnswerId, AnswerOptions, CompletionReply, CompletionRequest, Delta, Local, Reply, Statistics,
-};
+use chat::{AnswerEvent, AnswerId, AnswerOptions, CompletionRequest, Delta, Local, Statistics};
+use engine::Adapter;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
+use crate::metrics::Metrics;
+use crate::outbox::{Event, Events, Outbox, Sent, outbox};
 use crate::wire::ApiError;
 
 /// What the model's thread is asked to do.
@@ -37,26 +38,18 @@ impl Work {
     }
 }
 
-/// What happens to an answer: for each of its choices pieces and the end; or a failure, after which nothing
-/// comes. Choices are counted through all prompts: the second choice for the first prompt is number 1.
-#[derive(Debug)]
-pub(crate) enum Event {
-    /// A piece of the choice with this number.
-    Delta(usize, Delta),
-    /// This choice of the conversation's answers is complete.
-    Chat(usize, Reply),
-    /// This choice of the prompts' continuations is complete.
-    Completion(usize, CompletionReply),
-    /// There is no answer, or no more of it.
-    Failed(ApiError),
+/// What comes to the model's thread.
+enum Letter {
+    Job(Job),
+    /// Adapters to take on, and where to say whether that went well.
+    Insert(Box<Adapter>, oneshot::Sender<engine::Result<()>>),
+    /// Adapters to let go.
+    Remove(String),
 }
-
-/// The events of one answer. Dropping it cancels the answer.
-pub(crate) type Events = UnboundedReceiver<Event>;
 
 struct Job {
     work: Work,
-    events: UnboundedSender<Event>,
+    events: Outbox,
     /// Given back when the job is over.
     _place: Place,
 }
@@ -82,7 +75,7 @@ impl Drop for Place {
 /// The way to the model's thread. The thread ends when the last handle is gone and nothing is left to do.
 #[derive(Clone)]
 pub(crate) struct Queue {
-    jobs: UnboundedSender<Job>,
+    letters: UnboundedSender<Letter>,
     taken: Arc<AtomicUsize>,
     places: usize,
     statistics: watch::Receiver<Statistics>,
@@ -95,6 +88,15 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
+    pub fn new(thread: JoinHandle<()>, give_up: Arc<AtomicBool>) -> Worker {
+        Worker { thread, give_up }
+    }
+
+    /// Whether the thread has ended and its model is gone.
+    pub fn has_ended(&self) -> bool {
+        self.thread.is_finished()
+    }
+
     /// Cuts all answers short.
     pub fn give_up(&self) {
         self.give_up.store(true, Ordering::Relaxed);
@@ -113,21 +115,31 @@ impl Queue {
     ///
     /// # Errors
     /// Where the system grants no thread.
-    pub fn start(model: Local, waiting_max: usize) -> std::io::Result<(Self, Worker)> {
-        let (jobs, receiver) = unbounded_channel();
+    pub fn start(
+        model: Local,
+        waiting_max: usize,
+        metrics: &Arc<Metrics>,
+    ) -> std::io::Result<(Self, Worker)> {
+        let (letters, receiver) = unbounded_channel();
         let give_up = Arc::new(AtomicBool::new(false));
         let places = model.engine().options().max_sequences.saturating_add(waiting_max.max(1));
         let (publish, statistics) = watch::channel(model.statistics());
         let desk = Desk {
             model,
-            jobs: receiver,
+            letters: receiver,
             give_up: Arc::clone(&give_up),
             publish,
+            metrics: Arc::clone(metrics),
             orders: Vec::new(),
             by_answer: HashMap::new(),
         };
-        let thread = std::thread::Builder::new().name("model".into()).spawn(move || desk.work())?;
-        Ok((Self { jobs, taken: Arc::default(), places, statistics }, Worker { thread, give_up }))
+        let thread = std::thread::Builder::new().name("model".into()).spawn(move || {
+            let device = desk.model.engine().device().clone();
+            desk.work();
+            // The model is gone, and what it had of the device's buffers goes too.
+            device.release_idle();
+        })?;
+        Ok((Self { letters, taken: Arc::default(), places, statistics }, Worker::new(thread, give_up)))
     }
 
     /// Queues work.
@@ -136,10 +148,27 @@ impl Queue {
     /// Where the queue is full or the thread has ended.
     pub fn ask(&self, work: Work) -> Result<Events, ApiError> {
         let place = Place::take(&self.taken, self.places).ok_or_else(|| ApiError::overloaded(self.places))?;
-        let (events, receiver) = unbounded_channel();
+        let (events, receiver) = outbox();
         let job = Job { work, events, _place: place };
-        self.jobs.send(job).map_err(|_| ApiError::closing())?;
+        self.letters.send(Letter::Job(job)).map_err(|_| ApiError::closing())?;
         Ok(receiver)
+    }
+
+    /// Has the engine take adapters on; from then on answers may name them.
+    ///
+    /// # Errors
+    /// Where the thread has ended; within, what the engine refused.
+    pub async fn insert_adapter(&self, adapter: Adapter) -> Result<engine::Result<()>, ApiError> {
+        let (answer, receiver) = oneshot::channel();
+        let letter = Letter::Insert(Box::new(adapter), answer);
+        self.letters.send(letter).map_err(|_| ApiError::closing())?;
+        receiver.await.map_err(|_| ApiError::closing())
+    }
+
+    /// Has the engine let adapters go, before any answer that is asked for later.
+    pub fn remove_adapter(&self, name: &str) {
+        // Where the thread has ended there are none any more.
+        let _ = self.letters.send(Letter::Remove(name.to_owned()));
     }
 
     /// What the model's thread was doing after its last step.
@@ -151,17 +180,18 @@ impl Queue {
 /// The model's thread: the model and the answers that are under way.
 struct Desk {
     model: Local,
-    jobs: UnboundedReceiver<Job>,
+    letters: UnboundedReceiver<Letter>,
     give_up: Arc<AtomicBool>,
     publish: watch::Sender<Statistics>,
+    metrics: Arc<Metrics>,
     orders: Vec<Order>,
-    /// The number of each answer among its order's choices.
-    by_answer: HashMap<AnswerId, usize>,
+    /// The number of each answer among its order's choices, and the ids that it has had since its last piece.
+    by_answer: HashMap<AnswerId, (usize, usize)>,
 }
 
 /// A job under way.
 struct Order {
-    events: UnboundedSender<Event>,
+    events: Outbox,
     input: &'static str,
     /// The answers that have not ended.
     answers: Vec<AnswerId>,
@@ -187,18 +217,31 @@ impl Desk {
     /// will come any more.
     fn receive(&mut self) -> bool {
         while self.orders.is_empty() {
-            match self.jobs.blocking_recv() {
-                Some(job) => self.begin(job),
+            match self.letters.blocking_recv() {
+                Some(letter) => self.open(letter),
                 None => return false,
             }
         }
-        while let Ok(job) = self.jobs.try_recv() {
-            self.begin(job);
+        while let Ok(letter) = self.letters.try_recv() {
+            self.open(letter);
         }
         true
     }
 
-    fn begin(&mut self, Job { work, events, _place }: Job) {
+    fn open(&mut self, letter: Letter) {
+        match letter {
+            Letter::Job(job) => return self.begin(job),
+            Letter::Insert(adapter, answer) => {
+                // Nobody is told where the client has left; then it stays unnamed until it is unloaded.
+                let _ = answer.send(self.model.insert_adapter(*adapter));
+            }
+            // One that is not there is gone.
+            Letter::Remove(name) => _ = self.model.remove_adapter(&name),
+        }
+        self.publish.send_replace(self.model.statistics());
+    }
+
+    fn begin(&mut self, Job { work, mut events, _place }: Job) {
         if events.is_closed() {
             return;
         }
@@ -206,7 +249,7 @@ impl Desk {
         let begun = catch_unwind(AssertUnwindSafe(|| self.begin_all(&work)));
         let failed = match begun {
             Ok(Ok(answers)) => {
-                self.by_answer.extend(answers.iter().enumerate().map(|(choice, &id)| (id, choice)));
+                self.by_answer.extend(answers.iter().enumerate().map(|(choice, &id)| (id, (choice, 0))));
                 return self.orders.push(Order { events, input, answers, _place });
             }
             Ok(Err(error)) => ApiError::from_chat(&error, input),
@@ -256,7 +299,7 @@ impl Desk {
     }
 
     fn fail_all(&mut self, error: &ApiError) {
-        for order in self.orders.drain(..) {
+        for mut order in self.orders.drain(..) {
             // As above.
             let _ = order.events.send(Event::Failed(error.clone()));
         }
@@ -264,34 +307,45 @@ impl Desk {
     }
 
     fn step(&mut self) {
-        let Self { model, orders, by_answer, .. } = self;
+        let Self { model, orders, by_answer, metrics, .. } = self;
         let mut failed = Vec::new();
         model.step(&mut |id, event| {
-            let Some(&choice) = by_answer.get(&id) else { return ControlFlow::Break(()) };
+            let Some((choice, ids)) = by_answer.get_mut(&id) else { return ControlFlow::Break(()) };
             let found = orders.iter().position(|order| order.answers.contains(&id));
             let Some(place) = found else { return ControlFlow::Break(()) };
-            let order = &mut orders[place];
+            let (order, choice) = (&mut orders[place], *choice);
+            let ends = !matches!(event, AnswerEvent::Delta(_));
             let event = match event {
-                AnswerEvent::Delta(delta) if delta.text.is_empty() && delta.tokens.is_empty() => {
-                    return ControlFlow::Continue(());
+                AnswerEvent::Delta(delta) => {
+                    *ids += delta.ids;
+                    if delta.text.is_empty() && delta.tokens.is_empty() {
+                        return ControlFlow::Continue(());
+                    }
+                    Event::Delta(choice, Delta { ids: std::mem::take(ids), ..delta })
                 }
-                AnswerEvent::Delta(delta) => Event::Delta(choice, delta),
-                AnswerEvent::Reply(reply) => Event::Chat(choice, reply),
+                AnswerEvent::Reply(reply) => Event::Chat(choice, reply, *ids),
                 AnswerEvent::Completion(reply) => Event::Completion(choice, reply),
                 AnswerEvent::Failed(error) => Event::Failed(ApiError::from_chat(&error, order.input)),
             };
-            if !matches!(event, Event::Delta(..)) {
+            if ends {
                 by_answer.remove(&id);
                 order.answers.retain(|other| *other != id);
             }
-            if matches!(event, Event::Failed(_)) {
+            let mut fails = matches!(event, Event::Failed(_));
+            let sent = order.events.send(event);
+            if sent == Sent::TooMuch && !order.answers.is_empty() {
+                metrics.cut_off.fetch_add(1, Ordering::Relaxed);
+                // It waits behind what the client has not read, and nobody is there where it has left.
+                let _ = order.events.send(Event::Failed(ApiError::slow_reader()));
+                fails = true;
+            }
+            if fails {
                 failed.append(&mut order.answers);
             }
-            let received = order.events.send(event).is_ok();
             if order.answers.is_empty() {
                 orders.swap_remove(place);
             }
-            if received { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            if sent == Sent::Waiting && !fails { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         });
         // One choice that failed ends the others of its request.
         for id in failed {

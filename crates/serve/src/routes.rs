@@ -14,6 +14,7 @@ use chat::format::AnswerParser;
 use chat::{ChatPrompt, Codec, TemplateOptions};
 use serde_json::{Value, json};
 
+use crate::admin::{self, Loading};
 use crate::answer::{Shape, json_response, streamed, whole};
 use crate::guard::{self, Guard};
 use crate::held::{constrained, held};
@@ -34,15 +35,15 @@ const LONG_BYTES: usize = 32 << 10;
 
 /// What every request needs.
 pub(crate) struct Shared {
-    pub models: Models,
+    pub models: Arc<Models>,
+    /// Where clients may load and unload models.
+    pub loading: Option<Loading>,
     pub guard: Guard,
     pub metrics: Arc<Metrics>,
     /// Where spans go.
     pub exporter: Option<Exporter>,
     /// The longest request body.
     pub body_bytes_max: usize,
-    /// When the server began, in seconds since 1970.
-    pub started: u64,
 }
 
 type Answered = Result<Response, ApiError>;
@@ -54,6 +55,11 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .route("/health", get(health))
         .route("/metrics", get(metrics))
         .route("/openapi.json", get(openapi))
+        .route("/models", get(admin::list))
+        .route("/models/load", post(admin::load))
+        .route("/models/unload", post(admin::unload))
+        .route("/v1/load_lora_adapter", post(admin::load_adapter))
+        .route("/v1/unload_lora_adapter", post(admin::unload_adapter))
         .route("/v1/models", get(models))
         .route("/v1/models/{*model}", get(model))
         .route("/v1/chat/completions", post(chat_completions))
@@ -75,16 +81,20 @@ async fn health(State(shared): Here) -> Response {
     let models = shared.models.all();
     let names: Vec<&str> = models.iter().map(|model| model.name.as_str()).collect();
     let (mut running, mut waiting) = (0, 0);
-    for model in models {
+    for model in models.iter().filter(|model| model.adapted.is_none()) {
         if let Kind::Chat(chat) = &model.kind {
             let engine = chat.queue.statistics();
             (running, waiting) = (running + engine.running, waiting + engine.waiting);
         }
     }
     let mut body = json!({"status": "ok", "model": names.first(), "models": names, "running": running, "waiting": waiting});
-    if !shared.models.failed.is_empty() {
-        let failed = shared.models.failed.iter();
-        body["failed"] = failed.map(|(name, reason)| json!({"model": name, "reason": reason})).collect();
+    let standings = shared.models.standings();
+    let failed = standings
+        .iter()
+        .filter_map(|standing| Some(json!({"model": standing.name, "reason": standing.reason.as_ref()?})));
+    let failed: Vec<Value> = failed.collect();
+    if !failed.is_empty() {
+        body["failed"] = json!(failed);
     }
     json_response(&body)
 }
@@ -99,7 +109,7 @@ async fn openapi() -> Response {
 }
 
 async fn models(State(shared): Here) -> Response {
-    let data: Vec<Value> = shared.models.all().iter().map(|model| model_json(&shared, model)).collect();
+    let data: Vec<Value> = shared.models.all().iter().map(|model| model_json(model)).collect();
     let ends = |model: Option<&Value>| model.map(|model| model["id"].clone());
     // Anthropic's clients read the last three.
     json_response(&json!({
@@ -109,21 +119,27 @@ async fn models(State(shared): Here) -> Response {
 
 async fn model(State(shared): Here, Path(wanted): Path<String>) -> Answered {
     let model = shared.models.find(Some(&wanted))?;
-    Ok(json_response(&model_json(&shared, model)))
+    Ok(json_response(&model_json(&model)))
 }
 
-fn model_json(shared: &Shared, model: &Served) -> Value {
-    json!({
+pub(crate) fn model_json(model: &Served) -> Value {
+    let mut entry = json!({
         "id": model.name,
         "object": "model",
         "type": "model",
         "display_name": model.name,
-        "created": shared.started,
-        "created_at": crate::ids::rfc3339(shared.started),
+        "created": model.created,
+        "created_at": crate::ids::rfc3339(model.created),
         "owned_by": "taoye",
         "max_model_len": model.context_tokens,
         "kind": if matches!(model.kind, Kind::Chat(_)) { "chat" } else { "encoder" },
-    })
+    });
+    if let Some(adapted) = &model.adapted {
+        // As vLLM lists adapters.
+        entry["parent"] = json!(adapted.parent);
+        entry["root"] = json!(adapted.folder);
+    }
+    entry
 }
 
 async fn chat_completions(State(shared): Here, headers: HeaderMap, body: Body) -> Answered {
@@ -133,7 +149,7 @@ async fn chat_completions(State(shared): Here, headers: HeaderMap, body: Body) -
     let shape = ChatShape::new(&model.name, &call.conversation);
     let prompt = encode(chat, &call.conversation, length, "messages").await?;
     let conversation = held(chat, call.conversation, &call.tools, prompt.in_reasoning).await?;
-    answer(&shared, (&model.name, chat, &headers), conversation, prompt, shape).await
+    answer(&shared, (&model, chat, &headers), conversation, prompt, shape).await
 }
 
 async fn responses(State(shared): Here, headers: HeaderMap, body: Body) -> Answered {
@@ -143,7 +159,7 @@ async fn responses(State(shared): Here, headers: HeaderMap, body: Body) -> Answe
     let shape = ResponsesShape::new(&model.name, &call);
     let prompt = encode(chat, &call.conversation, length, "input").await?;
     let conversation = held(chat, call.conversation, &call.tools, prompt.in_reasoning).await?;
-    answer(&shared, (&model.name, chat, &headers), conversation, prompt, shape)
+    answer(&shared, (&model, chat, &headers), conversation, prompt, shape)
         .await
         .map_err(|error| error.with_param("messages", "input"))
 }
@@ -155,7 +171,7 @@ async fn messages(State(shared): Here, headers: HeaderMap, body: Body) -> Answer
     let prompt = encode(chat, &call.conversation, length, "messages").await?;
     let shape = MessagesShape::new(&model.name, &call, prompt.ids.len());
     let conversation = held(chat, call.conversation, &call.tools, prompt.in_reasoning).await?;
-    answer(&shared, (&model.name, chat, &headers), conversation, prompt, shape).await
+    answer(&shared, (&model, chat, &headers), conversation, prompt, shape).await
 }
 
 async fn count_tokens(State(shared): Here, body: Body) -> Answered {
@@ -176,6 +192,7 @@ async fn completions(State(shared): Here, headers: HeaderMap, body: Body) -> Ans
         let constraint = constrained(chat, wanted).await?;
         requests.iter_mut().for_each(|request| request.options.constraint = Some(constraint.clone()));
     }
+    requests.iter_mut().for_each(|request| request.options.adapter = model.adapter());
     let total = requests.len() * choices;
     let events = chat.queue.ask(Work::Completion(requests, choices))?;
     let progress = Progress::new(events, total, None, Arc::clone(&shared.metrics));
@@ -218,25 +235,35 @@ async fn detokenize(State(shared): Here, body: Body) -> Answered {
 /// Has a conversation answered, whole or in pieces.
 async fn answer(
     shared: &Shared,
-    (name, chat, headers): (&str, &ChatModel, &HeaderMap),
+    (model, chat, headers): (&Served, &ChatModel, &HeaderMap),
     conversation: Conversation,
     prompt: ChatPrompt,
     shape: impl Shape,
 ) -> Answered {
-    let Conversation { template, options, choices, streaming, .. } = conversation;
+    let Conversation { template, mut options, choices, streaming, .. } = conversation;
+    options.adapter = model.adapter();
     let format = chat.codec.format();
     let parser = AnswerParser::new(format, &template.tools, prompt.in_reasoning);
     // With tools, whatever holds the answer holds its calls too.
     let parser = if options.constraint.is_some() { parser.with_certain_calls() } else { parser };
     let events = chat.queue.ask(Work::Chat(prompt.ids, Box::new(options), choices))?;
     let progress = Progress::new(events, choices, Some(parser), Arc::clone(&shared.metrics));
-    let progress =
-        progress.with_short_ids(format.family() == "mistral").with_span(span(shared, "chat", name, headers));
+    let progress = progress.with_short_ids(format.family() == "mistral").with_span(span(
+        shared,
+        "chat",
+        &model.name,
+        headers,
+    ));
     if streaming.stream { streamed(shape, progress).await } else { whole(shape, progress).await }
 }
 
 /// A span of an operation, where spans are wanted.
-fn span(shared: &Shared, operation: &'static str, model: &str, headers: &HeaderMap) -> Option<Span> {
+pub(crate) fn span(
+    shared: &Shared,
+    operation: &'static str,
+    model: &str,
+    headers: &HeaderMap,
+) -> Option<Span> {
     let parent = headers.get("traceparent").and_then(|value| value.to_str().ok());
     Some(shared.exporter.as_ref()?.begin(operation, model, parent))
 }
@@ -265,7 +292,12 @@ pub(crate) async fn read(shared: &Shared, body: Body) -> Result<(Arc<Served>, Fi
     let body = read_body(body, shared.body_bytes_max).await?;
     let mut fields = Fields::parse(&body)?;
     let wanted = fields.string("model")?;
-    Ok((Arc::clone(shared.models.find(wanted.as_deref())?), fields, body.len()))
+    Ok((shared.models.find(wanted.as_deref())?, fields, body.len()))
+}
+
+/// The fields of a body that is for no model.
+pub(crate) async fn read_fields(shared: &Shared, body: Body) -> Result<Fields, ApiError> {
+    Fields::parse(&read_body(body, shared.body_bytes_max).await?)
 }
 
 async fn read_body(body: Body, bytes_max: usize) -> Result<Bytes, ApiError> {

@@ -6,12 +6,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::admin::{Loading, RuntimeModels};
 use crate::connections::{self, Limits};
 use crate::guard::Guard;
 use crate::keys::ApiKeys;
 use crate::limit::RateLimit;
 use crate::metrics::Metrics;
-use crate::models::{Kind, Model, Models, Workers};
+use crate::models::{Kind, Model, Models};
 use crate::routes::{Shared, router};
 use crate::spans::Exporter;
 use crate::{Error, Result};
@@ -41,6 +42,8 @@ pub struct ServeOptions {
     pub requests_per_minute: Option<u32>,
     /// Web origins whose pages may ask, `*` for all; the server's own may always.
     pub cors_origins: Vec<String>,
+    /// How models that clients name are loaded; without it nobody may load or unload any while the server runs.
+    pub runtime_models: Option<RuntimeModels>,
     /// The OpenTelemetry collector that gets a span of each answer, such as `http://localhost:4318`.
     pub otlp: Option<String>,
 }
@@ -59,6 +62,7 @@ impl Default for ServeOptions {
             api_keys: None,
             requests_per_minute: None,
             cors_origins: Vec::new(),
+            runtime_models: None,
             otlp: None,
         }
     }
@@ -70,9 +74,6 @@ pub struct Server {
     listener: tokio::net::TcpListener,
     address: SocketAddr,
     shared: Arc<Shared>,
-    workers: Workers,
-    /// Name, context in tokens, and memory where it is known.
-    sheet: Vec<(String, usize, Option<engine::Memory>)>,
     limits: Limits,
     drain: Duration,
 }
@@ -94,15 +95,9 @@ impl Server {
         let listener = runtime.block_on(tokio::net::TcpListener::bind(wanted)).map_err(bind_error)?;
         let address = listener.local_addr().map_err(bind_error)?;
         connections::raise_file_limit();
-        let memory = |model: &Model| match model {
-            Model::Chat(local) => Some(local.engine().memory()),
-            Model::Encoder { .. } | Model::Failed { .. } => None,
-        };
-        let memories: Vec<_> =
-            models.iter().filter(|model| !matches!(model, Model::Failed { .. })).map(memory).collect();
-        let (models, workers) = Models::start(models, options.waiting_max).map_err(Error::Start)?;
-        let sheet = models.all().iter().zip(memories);
-        let sheet = sheet.map(|(model, memory)| (model.name.clone(), model.context_tokens, memory)).collect();
+        let metrics = Arc::new(Metrics::default());
+        let models = Models::start(models, options.waiting_max, &metrics).map_err(Error::Start)?;
+        let loading = options.runtime_models.clone().map(|loader| Loading::start(loader, &models));
         let guard = Guard {
             keys,
             limit: options.requests_per_minute.map(RateLimit::new),
@@ -110,11 +105,11 @@ impl Server {
         };
         let shared = Arc::new(Shared {
             models,
+            loading: loading.transpose().map_err(Error::Start)?,
             guard,
-            metrics: Arc::new(Metrics::default()),
+            metrics,
             exporter: options.otlp.as_deref().map(Exporter::start).transpose().map_err(Error::Start)?,
             body_bytes_max: options.body_bytes_max,
-            started: crate::ids::unix_seconds(),
         });
         let limits = Limits {
             connections_max: options.connections_max.max(1),
@@ -122,7 +117,7 @@ impl Server {
             stall: Duration::from_secs(options.stall_seconds.max(1)),
         };
         let drain = Duration::from_secs(options.drain_seconds);
-        Ok(Self { runtime, listener, address, shared, workers, sheet, limits, drain })
+        Ok(Self { runtime, listener, address, shared, limits, drain })
     }
 
     /// Where the server listens.
@@ -135,9 +130,15 @@ impl Server {
         let mebibytes = |bytes: usize| bytes as f64 / f64::from(1 << 20);
         let url = format!("http://{}", self.address);
         let mut text = String::new();
-        for (name, context_tokens, memory) in &self.sheet {
+        let standings = self.shared.models.standings();
+        for model in standings.iter().filter_map(|standing| standing.served.as_ref()) {
+            let (name, context_tokens) = (&model.name, model.context_tokens);
+            if let Some(adapted) = &model.adapted {
+                text += &format!("  adapters of {} at its side: {name}\n", adapted.parent);
+                continue;
+            }
             text += &format!("serving {name} at {url}\n  context {context_tokens} tokens");
-            if let Some(memory) = memory {
+            if let Some(memory) = model.memory {
                 let (weights, cache) = (mebibytes(memory.weights_bytes), mebibytes(memory.cache_bytes));
                 text += &format!(
                     "; weights {weights:.1} MiB; key/value cache up to {cache:.1} MiB, taken as it fills"
@@ -145,20 +146,26 @@ impl Server {
             }
             text.push('\n');
         }
-        for (name, reason) in &self.shared.models.failed {
-            text += &format!("NOT serving {name}: {reason}\n");
+        for standing in &standings {
+            if let Some(reason) = &standing.reason {
+                text += &format!("NOT serving {}: {reason}\n", standing.name);
+            }
         }
         text += &self.example(&url);
         let open = self.shared.guard.keys.is_none() && !self.address.ip().is_loopback();
         if open {
             text += "  everybody who reaches this address may ask; make keys with `taoye serve key new` to change that\n";
         }
+        if self.shared.loading.is_some() {
+            text += "  whoever may ask may also have models and adapters of this disk loaded (--runtime-models)\n";
+        }
         text + "  Ctrl-C ends it\n"
     }
 
     /// A command that asks the first model.
     fn example(&self, url: &str) -> String {
-        let Some(model) = self.shared.models.all().first() else { return String::new() };
+        let all = self.shared.models.all();
+        let Some(model) = all.first() else { return String::new() };
         let name = &model.name;
         let (path, body) = match model.kind {
             Kind::Chat(_) => (
@@ -181,7 +188,8 @@ impl Server {
     /// # Errors
     /// None at present; a connection that fails is no failure of the server's.
     pub fn run(self, shutdown: impl Future<Output = ()> + Send + 'static) -> Result<()> {
-        let Self { runtime, listener, shared, workers, limits, drain, .. } = self;
+        let Self { runtime, listener, shared, limits, drain, .. } = self;
+        let models = Arc::clone(&shared.models);
         runtime.block_on(async {
             let (ending, ended) = tokio::sync::oneshot::channel::<()>();
             let shutdown = async move {
@@ -202,10 +210,11 @@ impl Server {
                 () = too_late => {}
             }
         });
-        workers.0.iter().for_each(crate::queue::Worker::give_up);
+        let workers = models.close();
+        workers.iter().for_each(crate::queue::Worker::give_up);
         // Dropping the runtime drops the connections that are left, and with them the last ways to the queues.
         drop(runtime);
-        workers.0.into_iter().for_each(crate::queue::Worker::join);
+        workers.into_iter().for_each(crate::queue::Worker::join);
         Ok(())
     }
 }
@@ -214,16 +223,19 @@ fn check_names(models: &[Model]) -> Result<()> {
     let mut names = std::collections::HashSet::new();
     let mut failed = Vec::new();
     for model in models {
-        let name = match model {
-            Model::Chat(local) => chat::ChatModel::name(&**local),
-            Model::Encoder { name, .. } => name,
+        let mut all = match model {
+            Model::Chat(local) => vec![chat::ChatModel::name(&**local)],
+            Model::Encoder { name, .. } => vec![name.as_str()],
             Model::Failed { name, reason } => {
                 failed.push(format!("{name}: {reason}"));
-                name
+                vec![name.as_str()]
             }
         };
-        if !names.insert(name) {
-            return Err(Error::SameName(name.to_owned()));
+        if let Model::Chat(local) = model {
+            all.extend(local.engine().adapters().iter().map(|adapter| adapter.name()));
+        }
+        if let Some(twice) = all.into_iter().find(|&name| !names.insert(name)) {
+            return Err(Error::SameName(twice.to_owned()));
         }
     }
     if failed.len() == models.len() { Err(Error::NoModel(failed.join("; "))) } else { Ok(()) }

@@ -37,7 +37,7 @@ impl Exporter {
         Ok(Exporter { spans })
     }
 
-    /// Begins a span of an operation (`chat`, `text_completion`, `embeddings`) with a model; `parent` is the request's
+    /// Begins a span of an operation (`chat`, `text_completion`, `embeddings`, `rerank`) with a model; `parent` is the request's
     /// `traceparent` header.
     pub fn begin(&self, operation: &'static str, model: &str, parent: Option<&str>) -> Span {
         let parent = parent.and_then(parent_of);
@@ -76,10 +76,13 @@ pub(crate) struct Span {
 }
 
 impl Span {
-    /// The answer is complete: tokens of prompt and answer, and why each choice ended.
+    /// The answer is complete: tokens of prompt and answer, and why each choice ended; vectors end for no reason.
     pub fn end(&mut self, prompt_tokens: usize, completion_tokens: usize, reasons: &[&str]) {
         self.error = None;
         self.attributes.push(integer("gen_ai.usage.input_tokens", prompt_tokens));
+        if reasons.is_empty() {
+            return;
+        }
         self.attributes.push(integer("gen_ai.usage.output_tokens", completion_tokens));
         let values: Vec<Value> = reasons.iter().map(|reason| json!({"stringValue": reason})).collect();
         self.attributes.push(

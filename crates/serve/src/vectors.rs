@@ -4,16 +4,22 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::State;
+use axum::http::HeaderMap;
 use axum::response::Response;
 use serde_json::{Value, json};
 use token::Tokenizer;
 
 use crate::answer::json_response;
-use crate::models::EncoderModel;
-use crate::routes::{Shared, read};
+use crate::models::Served;
+use crate::routes::{Shared, read, span};
+use crate::spans::Span;
 use crate::wire::{ApiError, EmbeddingsCall, Input, RerankCall};
 
-pub(crate) async fn embeddings(State(shared): State<Arc<Shared>>, body: Body) -> Result<Response, ApiError> {
+pub(crate) async fn embeddings(
+    State(shared): State<Arc<Shared>>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
     let (model, fields, _) = read(&shared, body).await?;
     let encoder = model.encoder()?;
     let call = EmbeddingsCall::read(fields, encoder.width)?;
@@ -21,7 +27,8 @@ pub(crate) async fn embeddings(State(shared): State<Arc<Shared>>, body: Body) ->
         Input::Text(text) => whole_ids(&encoder.tokenizer, &text),
         Input::Ids(ids) => ids,
     });
-    let (vectors, tokens) = vectors(encoder, inputs.collect()).await?;
+    let span = span(&shared, "embeddings", &model.name, &headers);
+    let (vectors, tokens) = vectors((&model, span), inputs.collect()).await?;
     let data = vectors.iter().enumerate().map(|(index, vector)| {
         let embedding = if call.base64 { json!(base64(vector)) } else { json!(vector) };
         json!({"object": "embedding", "index": index, "embedding": embedding})
@@ -32,14 +39,19 @@ pub(crate) async fn embeddings(State(shared): State<Arc<Shared>>, body: Body) ->
 }
 
 /// Cosine of the vectors, as vLLM documents for models that make vectors.
-pub(crate) async fn rerank(State(shared): State<Arc<Shared>>, body: Body) -> Result<Response, ApiError> {
+pub(crate) async fn rerank(
+    State(shared): State<Arc<Shared>>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
     let (model, fields, _) = read(&shared, body).await?;
     let encoder = model.encoder()?;
     let call = RerankCall::read(fields)?;
     let texts = std::iter::once(&call.query).chain(&call.documents);
     let inputs = texts.map(|text| whole_ids(&encoder.tokenizer, text)).collect();
+    let span = span(&shared, "rerank", &model.name, &headers);
     let (vectors, tokens) =
-        vectors(encoder, inputs).await.map_err(|error| error.with_param("input", "documents"))?;
+        vectors((&model, span), inputs).await.map_err(|error| error.with_param("input", "documents"))?;
     let Some((query, documents)) = vectors.split_first() else {
         return Err(ApiError::internal("The encoder gave no vector."));
     };
@@ -62,9 +74,19 @@ pub(crate) async fn rerank(State(shared): State<Arc<Shared>>, body: Body) -> Res
 }
 
 /// The vectors of documents, each of length 1, and the tokens of all.
-async fn vectors(encoder: &EncoderModel, inputs: Vec<Vec<u32>>) -> Result<(Vec<Vec<f32>>, usize), ApiError> {
+async fn vectors(
+    (model, mut span): (&Served, Option<Span>),
+    inputs: Vec<Vec<u32>>,
+) -> Result<(Vec<Vec<f32>>, usize), ApiError> {
     let tokens = inputs.iter().map(Vec::len).sum();
-    Ok((encoder.queue.embed(inputs).await?, tokens))
+    let computed = model.encoder()?.queue.embed(inputs).await;
+    if let Some(span) = &mut span {
+        match &computed {
+            Ok(_) => span.end(tokens, 0, &[]),
+            Err(error) => span.fail(error.code().unwrap_or("failed")),
+        }
+    }
+    Ok((computed?, tokens))
 }
 
 /// The ids of a text with what the model expects around it.

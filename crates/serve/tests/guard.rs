@@ -218,12 +218,75 @@ fn a_client_that_never_reads_is_cut_off_and_others_keep_their_rate() {
 }
 
 #[test]
-fn a_span_of_each_answer_goes_to_the_collector() {
+fn an_answer_that_nobody_reads_ends_before_it_fills_the_memory() {
+    // The connection alone would be left open for an hour.
+    let options = ServeOptions { stall_seconds: 3600, ..ServeOptions::default() };
+    let server = Running::start(60_000, options);
+    let ask = json!({"messages": [{"role": "user", "content": "a"}], "stream": true, "temperature": 0, "n": 4,
+        "logprobs": true, "top_logprobs": 20});
+    let body = ask.to_string();
+    let head = format!("POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", body.len());
+    let before = base::machine::rss_bytes();
+    let mut silent = TcpStream::connect(server.address).unwrap();
+    silent.write_all((head + &body).as_bytes()).unwrap();
+    let cut_off = || {
+        let text = Answer::open(server.address, "GET", "/metrics", b"").rest();
+        text.lines().any(|line| line == "taoye:streams_cut_off_total 1")
+    };
+    let begin = Instant::now();
+    while !cut_off() {
+        assert!(begin.elapsed() < Duration::from_secs(120), "it was never ended");
+        assert_eq!(server.post(CHAT, &question(2)).0, 200, "others are answered meanwhile");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    // All its choices have ended, although the client is still there.
+    let begin = Instant::now();
+    while server.get("/health").1["running"] != 0 {
+        assert!(begin.elapsed() < Duration::from_secs(20), "something of it goes on");
+    }
+    if let (Some(before), Some(after)) = (before, base::machine::rss_bytes()) {
+        // Other tests of this process run beside this one.
+        assert!(after < before + (256 << 20), "{before} bytes became {after}");
+    }
+    // Whoever reads after all finds out.
+    silent.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let (mut text, mut buffer) = (Vec::new(), vec![0; 1 << 16]);
+    while !text.ends_with(b"0\r\n\r\n") {
+        let read = silent.read(&mut buffer).unwrap();
+        assert_ne!(read, 0, "the answer breaks off");
+        text.extend_from_slice(&buffer[..read]);
+    }
+    assert!(String::from_utf8_lossy(&text).contains("slow_reader"));
+}
+
+#[test]
+fn a_span_of_vectors_goes_to_the_collector() {
     let collector = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", collector.local_addr().unwrap());
-    let server = Running::start(256, ServeOptions { otlp: Some(url), ..ServeOptions::default() });
-    let headers = "traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\r\n";
-    assert_eq!(send(&server, "POST", CHAT, headers, &question(3).to_string()).0, 200);
+    let models = client::encoder().unwrap();
+    let server = Running::serve(models, ServeOptions { otlp: Some(url), ..ServeOptions::default() });
+    assert_eq!(server.post("/v1/embeddings", &json!({"input": "ore"})).0, 200);
+    let rank = json!({"query": "ore", "documents": ["clay"]});
+    assert_eq!(server.post("/v1/rerank", &rank).0, 200);
+    let too_long = json!({"input": vec![1; 10_000]});
+    assert_eq!(server.post("/v1/embeddings", &too_long).0, 400);
+    let (body, _) = receive(&collector);
+    let spans = body["resourceSpans"][0]["scopeSpans"][0]["spans"].as_array().unwrap();
+    let names: Vec<&str> = spans.iter().map(|span| span["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["embeddings bert", "rerank bert", "embeddings bert"]);
+    let value = |span: &Value, key: &str| {
+        let attributes = span["attributes"].as_array().unwrap();
+        attributes.iter().find(|entry| entry["key"] == key).map(|entry| entry["value"].clone())
+    };
+    assert!(value(&spans[0], "gen_ai.usage.input_tokens").is_some(), "{body}");
+    assert_eq!(value(&spans[0], "gen_ai.usage.output_tokens"), None);
+    assert_eq!(value(&spans[0], "error.type"), None);
+    let failed = json!({"stringValue": "context_length_exceeded"});
+    assert_eq!((value(&spans[2], "error.type"), &spans[2]["status"]["code"]), (Some(failed), &json!(2)));
+}
+
+/// What was sent to a collector first, and the text of it.
+fn receive(collector: &std::net::TcpListener) -> (Value, String) {
     let (mut stream, _) = collector.accept().unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     let (mut text, mut buffer) = (String::new(), [0; 4096]);
@@ -238,6 +301,17 @@ fn a_span_of_each_answer_goes_to_the_collector() {
         }
     };
     stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").unwrap();
+    (body, text)
+}
+
+#[test]
+fn a_span_of_each_answer_goes_to_the_collector() {
+    let collector = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", collector.local_addr().unwrap());
+    let server = Running::start(256, ServeOptions { otlp: Some(url), ..ServeOptions::default() });
+    let headers = "traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\r\n";
+    assert_eq!(send(&server, "POST", CHAT, headers, &question(3).to_string()).0, 200);
+    let (body, text) = receive(&collector);
     assert!(text.starts_with("POST /v1/traces HTTP/1.1"), "{text}");
     let span = &body["resourceSpans"][0]["scopeSpans"][0]["spans"][0];
     assert_eq!(

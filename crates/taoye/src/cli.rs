@@ -8,7 +8,7 @@ pub use self::plan::{
     MethodFlag, Plan, PlanChips, PlanCommand, PlanForecast, PlanServe, PlanTrain, RecomputeFlag, StageFlag,
 };
 pub use self::sampling::{SamplingFlags, StructureFlags};
-pub use self::serve::{BenchMasks, BenchServe, Serve, ServeCommand, ServeFlags, ServeKey, ServeKeyNew};
+pub use self::serve::{BenchMasks, BenchServe, Lora, Serve, ServeCommand, ServeFlags, ServeKey, ServeKeyNew};
 
 use crate::recipe::Tuning;
 use clap::{Args, Parser, Subcommand, ValueEnum};

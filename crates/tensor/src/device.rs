@@ -97,6 +97,15 @@ impl Device {
         self.inner.free.lock().unwrap_or_else(PoisonError::into_inner).allocated_bytes
     }
 
+    /// Lets go of the buffers that are idle, so that their memory serves others; who asks for one of them next allocates it
+    /// again.
+    pub fn release_idle(&self) {
+        let mut free = self.inner.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let idle = std::mem::take(&mut free.by_len);
+        let elements: usize = idle.iter().map(|(len, buffers)| len * buffers.len()).sum();
+        free.allocated_bytes -= elements * size_of::<f32>();
+    }
+
     pub(crate) fn recycle(&self, storage: Arc<Storage>) {
         let mut free = self.inner.free.lock().unwrap_or_else(PoisonError::into_inner);
         free.by_len.entry(storage.len()).or_default().push(storage);

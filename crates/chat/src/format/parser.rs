@@ -95,6 +95,11 @@ impl AnswerParser {
         AnswerParser { certain: true, ..self }
     }
 
+    /// Whether what comes next is reasoning, as far as is certain by now.
+    pub fn is_reasoning(&self) -> bool {
+        matches!(self.state, State::Reasoning { .. })
+    }
+
     /// Takes the next piece of the answer and returns what is certain by now.
     pub fn push(&mut self, text: &str) -> Vec<Piece> {
         self.held.push_str(text);

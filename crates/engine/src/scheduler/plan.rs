@@ -118,7 +118,8 @@ impl Scheduler {
         if limit == 0 {
             return;
         }
-        let mut wants = Vec::new();
+        let mut wants = std::mem::take(&mut self.wants);
+        wants.clear();
         for (index, (chunk, answer)) in chunks.iter().zip(answers.iter_mut()).enumerate() {
             let limit = limit.min(answer.guesses_max());
             let wanted = if generating(chunk, answer) { answer.guessing.wanted(limit) } else { 0 };
@@ -126,26 +127,29 @@ impl Scheduler {
                 wants.push((index, wanted));
             }
         }
-        let guesses: Vec<Vec<u32>> = match draft {
+        match draft {
             Some(draft) => {
                 let asked: Vec<_> = wants
                     .iter()
                     .map(|&(index, wanted)| (answers[index].ticket, chunks[index].sequence.ids(), wanted))
                     .collect();
-                draft.guess(&asked)
+                let guesses = draft.guess(&asked);
+                let places = wants.iter().map(|&(index, _)| index);
+                places.zip(guesses).for_each(|(index, guesses)| {
+                    check_guesses(&mut chunks[index], &mut answers[index], &guesses);
+                });
             }
-            None => wants
-                .iter()
-                .map(|&(index, wanted)| look_up(chunks[index].sequence.ids(), wanted).to_vec())
-                .collect(),
-        };
-        for ((index, _), guesses) in wants.into_iter().zip(guesses).filter(|(_, guesses)| !guesses.is_empty())
-        {
-            let chunk = &mut chunks[index];
-            chunk.sequence.extend(&guesses);
-            (chunk.rows, chunk.logits) = (1 + guesses.len(), LogitRows::All);
-            answers[index].guessing.open = guesses.len();
+            None => {
+                for &(index, wanted) in &wants {
+                    let (chunk, mut guesses) = (&mut chunks[index], [0; GUESSES_MAX]);
+                    let found = look_up(chunk.sequence.ids(), wanted);
+                    let guesses = &mut guesses[..found.len()];
+                    guesses.copy_from_slice(found);
+                    check_guesses(chunk, &mut answers[index], guesses);
+                }
+            }
         }
+        self.wants = wants;
     }
 
     /// Takes the guesses of an answer back.
@@ -242,4 +246,14 @@ impl Scheduler {
         self.counts.preemptions += 1;
         self.waiting.push((answer, sequence));
     }
+}
+
+/// Has the step check guesses of what follows a sequence.
+fn check_guesses(chunk: &mut Chunk, answer: &mut Answer, guesses: &[u32]) {
+    if guesses.is_empty() {
+        return;
+    }
+    chunk.sequence.extend(guesses);
+    (chunk.rows, chunk.logits) = (1 + guesses.len(), LogitRows::All);
+    answer.guessing.open = guesses.len();
 }

@@ -11,7 +11,7 @@ use token::{Tokenizer, TrainOptions};
 
 use super::*;
 use crate::metrics::Metrics;
-use crate::queue::Event;
+use crate::outbox::{Event, Sent, outbox};
 use crate::wire::{ChatCall, ChatShape, Fields, MessagesCall, MessagesShape, ResponsesCall, ResponsesShape};
 
 const TEMPLATE: &str = "{{ tools }} <tool_call> <think>";
@@ -34,16 +34,17 @@ fn format() -> AnswerFormat {
 
 /// The progress of an answer that comes in pieces of a few characters.
 fn progress(answer: &str, finish: FinishReason, stop: Option<&str>) -> Progress {
-    let (sender, events) = tokio::sync::mpsc::unbounded_channel();
+    let (mut sender, events) = outbox();
     let characters: Vec<char> = answer.chars().collect();
     for piece in characters.chunks(5) {
-        let delta = Delta { text: piece.iter().collect(), tokens: Vec::new() };
-        sender.send(Event::Delta(0, delta)).unwrap();
+        let delta = Delta { text: piece.iter().collect(), ids: 1, ..Delta::default() };
+        assert_eq!(sender.send(Event::Delta(0, delta)), Sent::Waiting);
     }
-    let usage = Usage { prompt_tokens: 7, completion_tokens: 11, cached_tokens: 4 };
+    let usage = Usage { prompt_tokens: 7, completion_tokens: 11, cached_tokens: 4, reasoning_tokens: 0 };
     let message = Message::new(Role::Assistant, answer);
     let stop = stop.map(str::to_owned);
-    sender.send(Event::Chat(0, Reply { message, finish, usage, tokens: Vec::new(), stop })).unwrap();
+    let reply = Reply { message, finish, usage, tokens: Vec::new(), stop };
+    assert_eq!(sender.send(Event::Chat(0, reply, 0)), Sent::Waiting);
     let tools = ["weather", "time"].map(|name| json!({"type": "function", "function": {"name": name}}));
     let parser = AnswerParser::new(&format(), &tools, false);
     let parser = if answer == CERTAIN { parser.with_certain_calls() } else { parser };
@@ -88,6 +89,18 @@ fn chat_shape() -> ChatShape {
     let body = json!({"messages": [{"role": "user", "content": "a"}], "stream": true, "stream_options": {"include_usage": true},
         "tools": [{"type": "function", "function": {"name": "weather"}}, {"type": "function", "function": {"name": "time"}}]});
     ChatShape::new("m", &ChatCall::read(fields(body), &codec()).unwrap().conversation)
+}
+
+#[test]
+fn tokens_of_reasoning_are_counted() {
+    let mut progress = progress(ANSWER, FinishReason::Stop, None);
+    block_on(async {
+        while !progress.is_done() {
+            progress.next().await.unwrap();
+        }
+    });
+    // Of the pieces of five characters, those from the one that makes the mark whole to the one that closes it.
+    assert_eq!(progress.usage().reasoning_tokens, 5);
 }
 
 #[test]
@@ -279,9 +292,10 @@ fn responses_with_reasoning_and_calls() {
 #[test]
 fn a_failure_on_the_way_is_said_in_each_format() {
     fn failed(shape: impl Shape) -> String {
-        let (sender, events) = tokio::sync::mpsc::unbounded_channel();
-        sender.send(Event::Delta(0, Delta { text: "a".into(), tokens: Vec::new() })).unwrap();
-        sender.send(Event::Failed(ApiError::internal("It broke."))).unwrap();
+        let (mut sender, events) = outbox();
+        let delta = Delta { text: "a".into(), ..Delta::default() };
+        assert_eq!(sender.send(Event::Delta(0, delta)), Sent::Waiting);
+        assert_eq!(sender.send(Event::Failed(ApiError::internal("It broke."))), Sent::Waiting);
         let progress = Progress::new(events, 1, None, Arc::new(Metrics::default()));
         text_of(block_on(streamed(shape, progress)).unwrap())
     }

@@ -187,11 +187,6 @@ impl Shape for ChatShape {
         }
         out.done();
     }
-
-    fn fail(&mut self, error: &ApiError, out: &mut Sse) {
-        out.data(&error.to_json());
-        out.done();
-    }
 }
 
 /// Why a choice ended.

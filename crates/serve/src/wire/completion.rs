@@ -160,11 +160,6 @@ impl Shape for CompletionShape {
         }
         out.done();
     }
-
-    fn fail(&mut self, error: &ApiError, out: &mut Sse) {
-        out.data(&error.to_json());
-        out.done();
-    }
 }
 
 fn logprobs_json(tokens: &[TokenText]) -> Value {

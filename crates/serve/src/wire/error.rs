@@ -71,6 +71,18 @@ impl ApiError {
         Self::of(503, "server_error", "The server is shutting down.".to_owned(), "shutting_down")
     }
 
+    /// A client that takes nothing of its answer: what is left of it is not kept.
+    pub fn slow_reader() -> Self {
+        let message = "The answer was ended, since too much of it waited to be read.".to_owned();
+        Self::of(503, "server_error", message, "slow_reader")
+    }
+
+    /// A field that is needed here, and why.
+    pub fn missing(name: &str, why: &str) -> Self {
+        Self::invalid(Some(name), format!("Missing required parameter: '{name}'; {why}."))
+            .with_code("missing_required_parameter")
+    }
+
     /// A failure that is not the request's fault: 500.
     pub fn internal(message: impl Into<String>) -> Self {
         Self { code: None, ..Self::of(500, "server_error", message.into(), "") }
@@ -88,6 +100,9 @@ impl ApiError {
                 Self::invalid(Some(name), message).with_code("invalid_value")
             }
             chat::Error::Conversation(_) => Self::invalid(Some(input), message),
+            chat::Error::Engine(Engine::UnknownAdapter { .. }) => {
+                Self::invalid(Some("model"), message).with_status(404).with_code("model_not_found")
+            }
             chat::Error::Engine(Engine::UnknownId { .. } | Engine::EmptyPrompt) => {
                 Self::invalid(Some(input), message)
             }

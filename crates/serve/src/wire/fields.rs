@@ -63,6 +63,21 @@ impl Fields {
         }
     }
 
+    /// A text that must be there and say something.
+    ///
+    /// # Errors
+    /// Where it does not.
+    pub fn required_text(&mut self, name: &'static str) -> Result<String, ApiError> {
+        match self.required(name)? {
+            Value::String(text) if text.is_empty() => {
+                let message = format!("Invalid '{name}': it must not be empty.");
+                Err(ApiError::invalid(Some(name), message).with_code("invalid_value"))
+            }
+            Value::String(text) => Ok(text),
+            other => Err(wrong_type(name, "a string", &other)),
+        }
+    }
+
     /// # Errors
     /// Where the field is not a boolean.
     pub fn flag(&mut self, name: &'static str) -> Result<bool, ApiError> {

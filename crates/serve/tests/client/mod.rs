@@ -37,12 +37,18 @@ pub fn model(context_tokens: usize, max_sequences: usize) -> Local {
 /// The same with another template than that of the tokenizer.
 fn model_with(context_tokens: usize, max_sequences: usize, template: &str) -> Local {
     let folder = tempfile::tempdir().unwrap();
+    save(folder.path(), context_tokens, template);
+    load(folder.path(), "tiny", max_sequences, Device::cpu(1, Isa::detect()).unwrap())
+}
+
+/// Writes the tiny model's folder.
+pub fn save(folder: &std::path::Path, context_tokens: usize, template: &str) -> Parameters {
     let options = TrainOptions { vocab_size: 320, ..TrainOptions::default() };
     let mut tokenizer = Tokenizer::train(&[TEXT.repeat(20)], &options, 1).unwrap();
     if !template.is_empty() {
         tokenizer.settings.chat_template = template.to_owned();
     }
-    tokenizer.save(folder.path()).unwrap();
+    tokenizer.save(folder).unwrap();
     let mut config = Config::llama(tokenizer.vocab_size(), 32, 2, 4);
     config.max_positions = context_tokens;
     let device = Device::cpu(1, Isa::detect()).unwrap();
@@ -52,10 +58,15 @@ fn model_with(context_tokens: usize, max_sequences: usize, template: &str) -> Lo
         // A logit of zero is never the highest of hundreds, so a greedy answer never ends by itself.
         head.of_mut(parameters.flat.data_mut())[id * head.cols..(id + 1) * head.cols].fill(0.0);
     }
-    parameters.save(folder.path()).unwrap();
+    parameters.save(folder).unwrap();
+    parameters
+}
+
+/// Reads a folder, to be served by a name.
+pub fn load(folder: &std::path::Path, name: &str, max_sequences: usize, device: Device) -> Local {
     let engine = engine::Options { max_sequences, ..engine::Options::default() };
-    let options = LocalOptions { name: Some("tiny".into()), engine, ..LocalOptions::default() };
-    Local::load(folder.path(), device, options).unwrap()
+    let options = LocalOptions { name: Some(name.into()), engine, ..LocalOptions::default() };
+    Local::load(folder, device, options).unwrap()
 }
 
 /// The tiny model with a template that knows tools, to be served.

@@ -8,6 +8,7 @@ use crate::context::Context;
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -40,7 +41,8 @@ pub fn run(context: &Context, flags: &BenchServe) -> Result<()> {
     let requests = flags.requests.unwrap_or(2 * streams);
     // One that is not measured, so that the first is no colder than the others.
     ask(&place, &body(flags, &model, usize::MAX, 2))?;
-    let next = AtomicUsize::new(0);
+    let (next, done, tenth) = (AtomicUsize::new(0), AtomicUsize::new(0), (requests / 10).max(1));
+    let memory_at_tenth = Mutex::new(None);
     let started = Instant::now();
     let measured: Vec<Result<Vec<Measured>>> = std::thread::scope(|scope| {
         let stream = || {
@@ -51,6 +53,11 @@ pub fn run(context: &Context, flags: &BenchServe) -> Result<()> {
                     return Ok(measured);
                 }
                 measured.push(ask(&place, &body(flags, &model, number, flags.max_tokens))?);
+                if done.fetch_add(1, Ordering::Relaxed) + 1 == tenth
+                    && let Ok(mut bytes) = memory_at_tenth.lock()
+                {
+                    *bytes = server_memory(&place);
+                }
             }
         };
         let threads: Vec<_> = (0..streams).map(|_| scope.spawn(stream)).collect();
@@ -59,11 +66,25 @@ pub fn run(context: &Context, flags: &BenchServe) -> Result<()> {
     let wall = started.elapsed();
     let measured: Vec<Measured> =
         measured.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
-    report(context, flags, &model, (wall, &measured));
+    let memory = (memory_at_tenth.into_inner().ok().flatten(), server_memory(&place));
+    report(context, flags, &model, (wall, &measured, memory));
     Ok(())
 }
 
-fn report(context: &Context, flags: &BenchServe, model: &str, (wall, measured): (Duration, &[Measured])) {
+/// Bytes that the server holds, where it tells.
+fn server_memory(place: &Place) -> Option<u64> {
+    let text = place.ask("GET", "/metrics", None).ok()?.text().ok()?;
+    let value = text.lines().find_map(|line| line.strip_prefix("process_resident_memory_bytes "))?;
+    value.trim().parse::<f64>().ok().map(|bytes| bytes as u64)
+}
+
+/// `memory`: what the server held after a tenth of the requests and after all.
+fn report(
+    context: &Context,
+    flags: &BenchServe,
+    model: &str,
+    (wall, measured, memory): (Duration, &[Measured], (Option<u64>, Option<u64>)),
+) {
     let seconds = wall.as_secs_f64();
     let tokens: usize = measured.iter().map(|one| one.tokens).sum();
     let prompt_tokens: usize = measured.iter().map(|one| one.prompt_tokens).sum();
@@ -79,6 +100,15 @@ fn report(context: &Context, flags: &BenchServe, model: &str, (wall, measured): 
         measured.len(),
         flags.streams,
     );
+    let mebibytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+    let text = match memory {
+        (Some(tenth), Some(end)) => format!(
+            "{text}\nthe server held {:.1} MiB after a tenth of the requests and {:.1} MiB after all",
+            mebibytes(tenth),
+            mebibytes(end)
+        ),
+        _ => text,
+    };
     let json = json!({
         "model": model,
         "streams": flags.streams,
@@ -91,6 +121,8 @@ fn report(context: &Context, flags: &BenchServe, model: &str, (wall, measured): 
         "ttft_ms_p95": first_p95,
         "itl_ms_p50": between_p50,
         "itl_ms_p95": between_p95,
+        "server_rss_bytes_tenth": memory.0,
+        "server_rss_bytes": memory.1,
     });
     context.print(&text, &json);
 }

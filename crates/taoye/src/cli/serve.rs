@@ -46,6 +46,14 @@ pub struct ServeFlags {
     /// A PEFT folder with adapters of the model, merged into its weights when they are loaded; for one model alone
     #[arg(long, value_name = "DIR")]
     pub adapter: Option<PathBuf>,
+    /// A PEFT folder that requests choose by its name, as if it were a model; may be repeated. Where there are several
+    /// models: '{"name": NAME, "path": DIR, "base_model_name": MODEL}'
+    #[arg(long = "lora", value_name = "NAME=DIR", value_parser = Lora::read)]
+    pub loras: Vec<Lora>,
+    /// Let clients load and unload models and adapters of this disk while the server runs. Whoever may ask may then name
+    /// any path that this process can read
+    #[arg(long)]
+    pub runtime_models: bool,
     /// A smaller model with the same tokenizer that guesses tokens ahead: faster where it is often right, and the same
     /// answers; for one model alone
     #[arg(long, value_name = "MODEL")]
@@ -87,6 +95,41 @@ pub struct ServeFlags {
     /// Seconds that answers under way may still take after SIGTERM or Ctrl-C
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub drain: u64,
+}
+
+/// Adapters to be served beside a model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lora {
+    /// The name that requests choose them by.
+    pub name: String,
+    /// The PEFT folder.
+    pub path: PathBuf,
+    /// The model that they are for; `None`: the only one.
+    pub base: Option<String>,
+}
+
+impl Lora {
+    /// Reads `NAME=DIR`, or an object as vLLM's `--lora-modules` has it.
+    fn read(text: &str) -> Result<Lora, String> {
+        let (name, path, base) = if text.starts_with('{') {
+            let object: serde_json::Map<String, serde_json::Value> =
+                serde_json::from_str(text).map_err(|error| error.to_string())?;
+            if let Some(key) =
+                object.keys().find(|key| !["name", "path", "base_model_name"].contains(&key.as_str()))
+            {
+                return Err(format!("`{key}` is not known; there are name, path and base_model_name"));
+            }
+            let text = |key: &str| object.get(key).and_then(|value| value.as_str()).map(str::to_owned);
+            (text("name"), text("path"), text("base_model_name"))
+        } else {
+            let (name, path) = text.split_once('=').unzip();
+            (name.map(str::to_owned), path.map(str::to_owned), None)
+        };
+        match (name.filter(|name| !name.is_empty()), path.filter(|path| !path.is_empty())) {
+            (Some(name), Some(path)) => Ok(Lora { name, path: PathBuf::from(path), base }),
+            _ => Err("a name and a PEFT folder are needed, such as german=runs/german/adapter".to_owned()),
+        }
+    }
 }
 
 #[derive(Args)]

@@ -1,14 +1,14 @@
 //! `taoye serve MODEL [MODEL…]` and `taoye serve key new`.
 
 use super::load;
-use crate::cli::{Serve, ServeCommand, ServeFlags, ServeKey, ServeKeyNew};
+use crate::cli::{Lora, Serve, ServeCommand, ServeFlags, ServeKey, ServeKeyNew};
 use crate::context::Context;
 use anyhow::{Result, bail};
 use chat::{Local, LocalOptions};
-use engine::{Encoder, Options};
+use engine::{Encoder, Engine};
 use model::ModelFile;
-use serve::{ApiKeys, Model, ServeOptions};
-use std::path::Path;
+use serve::{ApiKeys, Model, ModelLoader, RuntimeModels, ServeOptions};
+use std::path::{Path, PathBuf};
 use tensor::Device;
 use token::Tokenizer;
 
@@ -47,14 +47,24 @@ fn serve_models(context: &Context, flags: &ServeFlags) -> Result<()> {
     if flags.draft.is_some() && flags.models.len() > 1 {
         bail!("--draft is for one model, but there are {}; serve that model alone", flags.models.len());
     }
-    // One pool of threads for all: the models take turns at it.
-    let device = context.device()?;
+    let reader = Reader {
+        // One pool of threads for all: the models take turns at it.
+        device: context.device()?,
+        engine: engine::Options { guess_rows: flags.draft_max, ..load::options(&flags.load) },
+        loading: load::loading(context, &flags.load)?,
+        adapter: flags.adapter.clone(),
+        draft: flags.draft.as_deref().map(load::model).transpose()?,
+    };
     let mut models = Vec::with_capacity(flags.models.len());
     for (index, path) in flags.models.iter().enumerate() {
         let name = flags.names.get(index).cloned().unwrap_or_else(|| default_name(path));
-        let loaded = load_model(context, flags, path, &name, &device);
+        let loaded = reader.read(path, &name);
         models.push(loaded.unwrap_or_else(|error| Model::Failed { name, reason: format!("{error:#}") }));
     }
+    for lora in &flags.loras {
+        add_adapter(&mut models, lora)?;
+    }
+    let runtime = Reader { adapter: None, draft: None, ..reader };
     let options = ServeOptions {
         host: flags.host.to_string(),
         port: flags.port,
@@ -65,6 +75,7 @@ fn serve_models(context: &Context, flags: &ServeFlags) -> Result<()> {
         api_keys: flags.api_key_file.clone(),
         requests_per_minute: flags.requests_per_minute,
         cors_origins: flags.cors_origins.clone(),
+        runtime_models: flags.runtime_models.then(|| RuntimeModels::new(runtime)),
         otlp: flags.otlp.clone(),
         ..ServeOptions::default()
     };
@@ -76,27 +87,77 @@ fn default_name(path: &Path) -> String {
     if path.exists() { chat::model_name(path) } else { path.to_string_lossy().into_owned() }
 }
 
-fn load_model(
-    context: &Context,
-    flags: &ServeFlags,
-    path: &Path,
-    name: &str,
-    device: &Device,
-) -> Result<Model> {
-    let path = load::model(path)?;
-    let loading = load::loading(context, &flags.load)?;
-    let is_encoder = ModelFile::open(&path).is_ok_and(|file| !file.decoder().config().causal);
-    if is_encoder {
-        let encoder = Box::new(Encoder::load(&path, device.clone(), loading)?);
-        let tokenizer = Box::new(Tokenizer::load(&path)?);
-        return Ok(Model::Encoder { name: name.to_owned(), encoder, tokenizer });
-    }
-    let options = LocalOptions {
-        name: Some(name.to_owned()),
-        adapter: flags.adapter.clone(),
-        draft: flags.draft.as_deref().map(load::model).transpose()?,
-        engine: Options { guess_rows: flags.draft_max, ..load::options(&flags.load) },
-        loading,
+/// Adds adapters to the model that they are for. What cannot be read is said where its name would be served.
+fn add_adapter(models: &mut Vec<Model>, lora: &Lora) -> Result<()> {
+    let Lora { name, path, base } = lora;
+    let is_base = |local: &Local| base.as_deref().is_none_or(|base| base == chat::ChatModel::name(local));
+    let chats = models.iter_mut().filter_map(|model| match model {
+        Model::Chat(local) if is_base(local) => Some(local),
+        _ => None,
+    });
+    let mut chats: Vec<_> = chats.collect();
+    let inserted = match (chats.as_mut_slice(), base) {
+        ([local], _) => {
+            let read = local.engine().adapter_reader().read(name, path);
+            read.and_then(|adapter| local.insert_adapter(adapter)).map_err(|error| error.to_string())
+        }
+        (_, Some(base)) => Err(format!("its base model {base} is not there")),
+        ([], None) => Err("no model is there that it could be for".to_owned()),
+        (_, None) => bail!(
+            "--lora {name}: there are several models; say which it is for: \
+             --lora '{{\"name\": \"{name}\", \"path\": \"{}\", \"base_model_name\": \"MODEL\"}}'",
+            path.display()
+        ),
     };
-    Ok(Model::Chat(Box::new(Local::load(&path, device.clone(), options)?)))
+    if let Err(reason) = inserted {
+        models.push(Model::Failed { name: name.clone(), reason });
+    }
+    Ok(())
+}
+
+/// How models are read.
+struct Reader {
+    device: Device,
+    engine: engine::Options,
+    loading: engine::Loading,
+    adapter: Option<PathBuf>,
+    draft: Option<PathBuf>,
+}
+
+impl Reader {
+    fn read(&self, path: &Path, name: &str) -> Result<Model> {
+        let path = load::model(path)?;
+        let (device, loading) = (self.device.clone(), self.loading.clone());
+        let is_encoder = ModelFile::open(&path).is_ok_and(|file| !file.decoder().config().causal);
+        if is_encoder {
+            let encoder = Box::new(Encoder::load(&path, device, loading)?);
+            let tokenizer = Box::new(Tokenizer::load(&path)?);
+            return Ok(Model::Encoder { name: name.to_owned(), encoder, tokenizer });
+        }
+        let options = LocalOptions {
+            name: Some(name.to_owned()),
+            adapter: self.adapter.clone(),
+            draft: self.draft.clone(),
+            engine: self.engine.clone(),
+            loading,
+        };
+        Ok(Model::Chat(Box::new(Local::load(&path, device, options)?)))
+    }
+}
+
+/// What clients name: paths of this disk, and what was pulled.
+impl ModelLoader for Reader {
+    fn name(&self, model: &str) -> String {
+        default_name(Path::new(model))
+    }
+
+    fn check(&self, model: &str) -> Result<(), String> {
+        let path = load::model(Path::new(model)).map_err(|error| format!("{error:#}"))?;
+        Engine::check_load(&path, &self.device, &self.engine, &self.loading)
+            .map_err(|error| error.to_string())
+    }
+
+    fn load(&self, model: &str, name: &str) -> Result<Model, String> {
+        self.read(Path::new(model), name).map_err(|error| format!("{error:#}"))
+    }
 }

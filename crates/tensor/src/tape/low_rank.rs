@@ -78,6 +78,11 @@ impl LowRanks {
         self.by_offset.get(&matrix.offset)
     }
 
+    /// The additions by the offsets of their matrices, ascending.
+    pub fn iter(&self) -> impl Iterator<Item = (usize, &LowRank)> {
+        self.by_offset.iter().map(|(offset, addition)| (*offset, addition))
+    }
+
     /// The sum of the ranks of all parts: floats that a recording tape keeps for each row.
     pub fn rank_sum(&self) -> usize {
         self.by_offset.values().map(|addition| addition.a.rows).sum()
