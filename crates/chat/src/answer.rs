@@ -100,6 +100,9 @@ impl Answer {
             // The answer is over, so whether its receiver wants more makes no difference.
             let _ = self.hand_on(delta, on);
         }
+        if !self.stream.stopped() && !cancelled {
+            self.list_stop_id(finish, on);
+        }
         let reason = match finish.reason {
             _ if self.stream.stopped() => FinishReason::Stop,
             _ if cancelled => FinishReason::Cancelled,
@@ -124,6 +127,17 @@ impl Answer {
                 AnswerEvent::Completion(CompletionReply { text, finish: reason, usage, tokens })
             }
         })
+    }
+
+    /// A text's list of tokens has the id that ended it as well, as in OpenAI's interface: programs that score texts with
+    /// one token of an answer take the last one off.
+    fn list_stop_id(&mut self, finish: &engine::Finish, on: OnEvent<'_>) {
+        if let (Kind::Completion(_), engine::FinishReason::StopId(id), Some(known)) =
+            (&self.kind, finish.reason, &finish.stop_logprobs)
+        {
+            let token = token_text(&self.tokenizer, id, self.text.chars().count(), Some(known));
+            let _ = self.hand_on(Delta { text: String::new(), tokens: vec![token] }, on);
+        }
     }
 
     /// An empty delta is handed on too, so that a receiver that went away is noticed while text is held back.

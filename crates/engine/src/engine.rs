@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use base::progress::{Output, format_bytes};
-use model::{Config, Decoder, Layout, ModelFile, Parameters};
+use model::{Config, Decoder, Layout, Mix, ModelFile, Parameters};
 use tensor::Device;
 use tensor::kernels::attention::KvType;
 use tensor::kernels::log_softmax;
@@ -49,6 +49,8 @@ pub enum WeightType {
     AsStored,
     /// Matrices of floating-point numbers in blocks of this type; what is quantised already stays as it is.
     Quantized(BlockType),
+    /// Each matrix of floating-point numbers in the blocks that this mix gives it, as a file of that mix has them.
+    Mixed(Mix),
     /// All in f32, what is quantised dequantised: slow, and the yardstick for the other types.
     F32,
 }

@@ -194,6 +194,8 @@ pub struct Finish {
     /// Of the prompt's ids, those whose keys and values the cache still held from other requests when the
     /// answer began.
     pub cached_tokens: usize,
+    /// Of the stop id that ended it, where log-probabilities were asked for.
+    pub stop_logprobs: Option<TokenLogProbs>,
 }
 
 /// A whole answer, as batches give it.

@@ -157,3 +157,32 @@ fn encoders_compute_what_transformers_computes() {
     let message = encoder.embed(&[&too_long]).unwrap_err().to_string();
     assert!(message.contains("161") && message.contains("160"), "{message}");
 }
+
+#[test]
+fn a_folder_says_how_its_rows_become_one_vector() {
+    let source = folder("bert");
+    let expected = Expected::load(&source);
+    let documents: Vec<&[u32]> = expected.documents.iter().map(Vec::as_slice).collect();
+    let device = || Device::cpu(1, Isa::detect()).unwrap();
+    let place = tempfile::tempdir().unwrap();
+    for name in ["config.json", "model.safetensors"] {
+        std::fs::copy(source.join(name), place.path().join(name)).unwrap();
+    }
+    std::fs::create_dir(place.path().join("1_Pooling")).unwrap();
+    // As sentence-transformers wrote it for bge, and as it writes it since its sixth version.
+    let older = r#"{"word_embedding_dimension": 32, "pooling_mode_cls_token": true, "pooling_mode_mean_tokens": false}"#;
+    let newer = r#"{"embedding_dimension": 32, "pooling_mode": "cls"}"#;
+    for config in [older, newer] {
+        std::fs::write(place.path().join("1_Pooling/config.json"), config).unwrap();
+        let mut encoder = Encoder::load(place.path(), device(), Loading::default()).unwrap();
+        assert_eq!(encoder.pooling(), Pooling::First, "{config}");
+        for (index, found) in encoder.embed(&documents).unwrap().iter().enumerate() {
+            assert_close("bge", found, &expected.get(&format!("cls.{index}")), 1e-5);
+        }
+    }
+    let config = r#"{"pooling_mode_max_tokens": true}"#;
+    std::fs::write(place.path().join("1_Pooling/config.json"), config).unwrap();
+    let message =
+        Encoder::load(place.path(), device(), Loading::default()).map(|_| ()).unwrap_err().to_string();
+    assert!(message.contains("pooling_mode_max_tokens"), "{message}");
+}

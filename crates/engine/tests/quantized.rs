@@ -2,8 +2,9 @@
 //! the cache of packed weights on disk.
 #![allow(clippy::unwrap_used)]
 
+use base::gguf::Writer;
 use engine::{Chunk, Device, Engine, Isa, Loading, LogitRows, Options, WeightType};
-use model::{Config, Parameters};
+use model::{Config, Mix, ModelFile, Parameters};
 use std::path::Path;
 use tensor::quant::{BlockType, Rows, dequantize, quantize};
 
@@ -97,6 +98,30 @@ fn bits_depend_neither_on_threads_nor_on_chunks_nor_on_the_instruction_set() {
                 assert!(same, "{} on {isa} with {threads} threads in pieces of {piece}", kind.name());
             }
         }
+    }
+}
+
+#[test]
+fn a_mix_while_loading_is_the_file_of_that_mix() {
+    let (folder, place) = (folder(), tempfile::tempdir().unwrap());
+    let path = place.path().join("model.gguf");
+    for name in ["q4_k_m", "q5_k_s", "q3_k_l", "q2_k", "q4_0", "iq4_xs"] {
+        let mix = Mix::from_name(name).unwrap();
+        let exec = device(2, Isa::detect());
+        let source = ModelFile::open(folder.path()).unwrap();
+        source.write_gguf(exec.exec(), (&path, Writer::new()), Some(mix), &mut |_| ()).unwrap();
+        let expected = logits(&mut load(&path, device(2, Isa::detect()), WeightType::AsStored, None), 23);
+        // Rows of the table of embeddings are read from the file, so the folder's get what the mix left of them.
+        let file = ModelFile::open(&path).unwrap();
+        let mut parameters = Parameters::load(&exec, folder.path()).unwrap();
+        let table = parameters.decoder.layout().embedding();
+        let entry = file.decoder().layout().entries().iter().find(|entry| entry.weight == table).unwrap();
+        file.stored(entry).read_f32(exec.exec(), table.of_mut(parameters.flat.data_mut()));
+        let rounded = tempfile::tempdir().unwrap();
+        parameters.save(rounded.path()).unwrap();
+        let found =
+            logits(&mut load(rounded.path(), device(2, Isa::detect()), WeightType::Mixed(mix), None), 23);
+        assert!(found.iter().zip(&expected).all(|(x, y)| x.to_bits() == y.to_bits()), "{name}");
     }
 }
 

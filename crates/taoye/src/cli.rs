@@ -221,7 +221,7 @@ pub struct Compare {
 /// How a model that exists is read and how much memory it may take.
 #[derive(Args, Clone)]
 pub struct LoadFlags {
-    /// Hold floating-point weights in blocks of this type, such as q8_0 or q4_k; quantised ones stay as they are
+    /// Hold floating-point weights in blocks, by a mix of types such as q8_0 or q4_k_m; quantised ones stay as they are
     #[arg(long, value_name = "TYPE", conflicts_with = "dequantize")]
     pub quantize: Option<String>,
     /// Compute with all weights in f32, as a yardstick: slow, and up to eight times the memory

@@ -117,6 +117,39 @@ impl Tokenizer {
     }
 }
 
+/// Writes a folder whose `tokenizer.json` is `source`; `more` names special tokens beside those of the settings.
+pub(crate) fn write_settings(
+    directory: &Path,
+    (source, settings): (&str, &Settings),
+    more: Map<String, Value>,
+) -> Result<()> {
+    let mut config = config_json(settings);
+    if settings.chat_template.is_empty()
+        && let Some(config) = config.as_object_mut()
+    {
+        config.remove("chat_template");
+    }
+    let mut names = Map::new();
+    for (name, text) in [
+        ("bos_token", &settings.bos_token),
+        ("eos_token", &settings.eos_token),
+        ("pad_token", &settings.pad_token),
+    ] {
+        match text.is_empty() {
+            true => config[name] = Value::Null,
+            false => drop(names.insert(name.to_owned(), json!(text))),
+        }
+    }
+    for (name, text) in more {
+        config[&name] = text.clone();
+        names.insert(name, text);
+    }
+    base::fs::create_folder(directory)?;
+    write(&directory.join(TOKENIZER), source)?;
+    write(&directory.join(CONFIG), &pretty(&config))?;
+    Ok(write(&directory.join(SPECIAL), &pretty(&Value::Object(names)))?)
+}
+
 /// Reads a SentencePiece model and what stands beside it.
 fn load_model(path: &Path) -> Result<Tokenizer> {
     let bytes = base::fs::read_bytes(path, base::fs::READ_TEXT_LIMIT_BYTES)?;
@@ -288,7 +321,7 @@ fn read_settings(
     Ok(())
 }
 
-fn pretty(value: &Value) -> String {
+pub(crate) fn pretty(value: &Value) -> String {
     let mut text = serde_json::to_string_pretty(value).expect("a JSON value always serialises");
     text.push('\n');
     text

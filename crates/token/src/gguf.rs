@@ -1,6 +1,10 @@
 //! Tokenizers from the metadata of GGUF files (keys `tokenizer.*`), with the ids that llama.cpp gives.
 //! Knows the keys; must not know how the container is laid out, nor how text is encoded.
 
+mod folder;
+
+pub use folder::write_folder;
+
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
@@ -259,6 +263,7 @@ impl<'a> Listed<'a> {
             let mut contents = self.merged_contents(self.mergeable(), Merging::Pairs(pairs))?;
             contents.normalizer =
                 Normalizer::new(Spaces { prepends: false, collapses: false, charsmap: None }.steps());
+            contents.splitter = contents.splitter.recut(pre_tokenizer.steps()?);
             contents
         } else {
             let tokens: Vec<(&str, u32)> = self.of_types(|kind| !matches!(kind, CONTROL | UNKNOWN)).collect();

@@ -48,6 +48,7 @@ pub use chat::{CHATML, ChatIds, Message, Role};
 pub use conversations::{ChatFile, ChatFileTotals, Conversation};
 pub use decode::{SpecialTokens, StreamDecoder};
 pub use error::{Error, Result};
+pub use gguf::write_folder;
 pub use pretoken::{DIGITS_MAX, PreTokens, pattern};
 pub use template::ChatTemplate;
 pub use to_gguf::write_gguf;

@@ -4,6 +4,8 @@
 //! Names and patterns as llama.cpp's `llama-vocab.cpp` lists them (0.3.36 of llama-cpp-python). Where it adapts a pattern to
 //! its own engine, the table has the original, which its comments quote from the models' `tokenizer.json`.
 
+use serde_json::{Value, json};
+
 use crate::normal::{Form, Step as Normal};
 use crate::pretoken::Scanner;
 use crate::read::{Reason, regex};
@@ -47,6 +49,24 @@ impl PreTokenizer {
             }
         };
         self.cuts.iter().map(step).collect()
+    }
+
+    /// The steps that cut, as `tokenizer.json` has them.
+    pub(crate) fn json_steps(&self) -> Vec<Value> {
+        let split = |pattern: &str| json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false});
+        let mut steps = Vec::new();
+        for cut in self.cuts {
+            match cut {
+                Cut::Scan(scanner) => {
+                    if *scanner == Scanner::DigitsThenGpt2 {
+                        steps.push(json!({"type": "Digits", "individual_digits": true}));
+                    }
+                    steps.push(split(&scanner.pattern()));
+                }
+                Cut::Pattern(pattern) => steps.push(split(pattern)),
+            }
+        }
+        steps
     }
 
     /// What the models of this name do to a text before. GGUF files do not say it; llama.cpp leaves it out.

@@ -109,6 +109,11 @@ impl Splitter {
         Splitter { borders, ..self }
     }
 
+    /// The same borders behind other cuts.
+    pub(crate) fn recut(self, steps: Vec<Step>) -> Splitter {
+        Splitter { borders: self.borders, ..Splitter::new(steps) }
+    }
+
     /// Hands the words of `text` to `emit`, in order; none is empty.
     #[inline]
     pub(crate) fn split(&self, text: &str, place: Place, emit: &mut impl FnMut(&[u8])) {

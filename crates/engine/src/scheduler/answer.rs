@@ -41,6 +41,8 @@ pub(super) struct Answer {
     pub cached_tokens: Option<usize>,
     /// How it ended.
     pub ended: Option<Result<FinishReason>>,
+    /// Of the stop id that ended it, where they were asked for.
+    stop_logprobs: Option<TokenLogProbs>,
     pub guessing: Guessing,
     sampler: Sampler,
     generated: usize,
@@ -59,6 +61,7 @@ impl Answer {
             prefilling: true,
             cached_tokens: None,
             ended: None,
+            stop_logprobs: None,
             guessing: Guessing::default(),
             sampler,
             generated: 0,
@@ -164,6 +167,9 @@ impl Answer {
         let id = self.pick(row, ids, scratch)?;
         if self.request.stop_ids.contains(&id) {
             self.ended = Some(Ok(FinishReason::StopId(id)));
+            if let Some(top) = self.request.logprobs {
+                self.stop_logprobs = Some(log_probs_at(row, (id, top), position, scratch)?);
+            }
             return Ok(None);
         }
         self.sampler.accept(id);
@@ -221,6 +227,7 @@ impl Answer {
             prompt_tokens: self.prompt_tokens,
             completion_tokens: self.generated,
             cached_tokens: self.cached_tokens.unwrap_or(0),
+            stop_logprobs: self.stop_logprobs.clone(),
         }
     }
 

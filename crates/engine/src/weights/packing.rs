@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use model::{Change, ModelFile, Stored};
+use model::{Change, Entry, ModelFile, Stored};
 use tensor::gemm::{HalfMatrix, MatRef, PackedMatrix, PanelType, pack_half};
 use tensor::quant::{BlockType, QuantMatrix, Rows, can_quantize, is_supported, quantize_on};
 use tensor::{AlignedBuffer, Exec, Weight};
@@ -42,7 +42,7 @@ impl Plan {
             let of = products.partition_point(|product| product.weight.offset <= entry.weight.offset);
             let product = products[..of].last_mut();
             match product.filter(|product| product.weight.range().contains(&entry.weight.offset)) {
-                Some(product) => product.add(index, &file.stored(entry), weights),
+                Some(product) => product.add(index, &file.stored(entry), type_of(file, entry, weights)),
                 None if entry.weight == layout.embedding() => {}
                 None => plain.push(index),
             }
@@ -82,6 +82,17 @@ impl Product {
     }
 }
 
+/// A mix says of each matrix what it is to be; what it leaves in floating-point numbers stays as it is stored.
+fn type_of(file: &ModelFile, entry: &Entry, weights: WeightType) -> WeightType {
+    match weights {
+        WeightType::Mixed(mix) => match file.type_in(mix, entry) {
+            kind if is_float(kind) => WeightType::AsStored,
+            kind => WeightType::Quantized(kind),
+        },
+        weights => weights,
+    }
+}
+
 /// How a stored matrix is packed: as it is where there is a product for its type, else as f32.
 fn packing_of(stored: &Stored<'_>, weights: WeightType) -> Packing {
     if stored.change != Change::None {
@@ -92,7 +103,7 @@ fn packing_of(stored: &Stored<'_>, weights: WeightType) -> Packing {
         WeightType::Quantized(kind) if is_float(stored.kind) && fits(kind, stored) && can_quantize(kind) => {
             Packing::Blocks(kind)
         }
-        WeightType::Quantized(_) | WeightType::AsStored => match stored.kind {
+        WeightType::Quantized(_) | WeightType::Mixed(_) | WeightType::AsStored => match stored.kind {
             BlockType::F16 => Packing::Dense(PanelType::F16),
             BlockType::BF16 => Packing::Dense(PanelType::Bf16),
             kind if fits(kind, stored) => Packing::Blocks(kind),

@@ -5,7 +5,7 @@
 use super::mix::{Facts, Mix};
 use super::place::{RowOrder, Stored};
 use super::{ModelFile, architecture, gguf_config};
-use crate::Error;
+use crate::{Entry, Error};
 use base::gguf::{TensorStream, Writer};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -148,16 +148,38 @@ impl ModelFile {
         Ok(planned)
     }
 
-    fn kind_of(&self, tensor: &Planned<'_>, mix: Option<Mix>) -> BlockType {
+    /// The type that a mix gives a matrix, whatever it is stored as.
+    pub fn type_in(&self, mix: Mix, entry: &Entry) -> BlockType {
+        match architecture::place(self.config(), entry) {
+            Some(place) => {
+                let dimensions: Vec<usize> = place.shape.iter().rev().copied().collect();
+                mix.of(self.facts(&place.name, &dimensions))
+            }
+            None => self.stored(entry).kind,
+        }
+    }
+
+    fn facts<'a>(&self, name: &'a str, dimensions: &'a [usize]) -> Facts<'a> {
         let config = self.config();
-        let facts = Facts {
-            name: &tensor.name,
-            dimensions: &tensor.dimensions,
+        let is_80 = config.layers == 80;
+        let is_70b = match architecture::Architecture::of(config.family).name {
+            "llama" => is_80 && config.heads != config.kv_heads,
+            "qwen2" => is_80,
+            _ => false,
+        };
+        Facts {
+            name,
+            dimensions,
             layers: config.layers,
             group: config.heads / config.kv_heads,
             experts: gguf_config::experts(config),
             is_tied: config.tie_embeddings,
-        };
+            is_70b,
+        }
+    }
+
+    fn kind_of(&self, tensor: &Planned<'_>, mix: Option<Mix>) -> BlockType {
+        let facts = self.facts(&tensor.name, &tensor.dimensions);
         match mix {
             Some(mix) => mix.of(facts),
             // llama.cpp computes with vectors, routers and the like in f32 alone.
@@ -242,3 +264,6 @@ fn write_part(
 fn stream_append(stream: &mut TensorStream, bytes: &[u8]) -> Result<(), Error> {
     Ok(stream.append(bytes)?)
 }
+
+#[cfg(test)]
+mod tests;

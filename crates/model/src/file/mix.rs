@@ -42,6 +42,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) experts: usize,
     /// Whether the embedding table is the output projection.
     pub(crate) is_tied: bool,
+    /// Whether llama.cpp takes the model for one of 70 billion parameters, which it does by its family and layers.
+    pub(crate) is_70b: bool,
 }
 
 impl Mix {
@@ -141,7 +143,11 @@ impl Mix {
         match part {
             "attn_v" | "attn_qkv" if eight => Q8_0,
             "attn_k" if eight => Q8_0,
-            "attn_v" | "attn_qkv" => self.of_values(layer, facts),
+            "attn_v" | "attn_qkv" => match self.of_values(layer, facts) {
+                // Eight query heads share these values, so more bits for them cost little.
+                Q3_K | Q4_K if facts.is_70b => Q5_K,
+                kind => kind,
+            },
             "attn_output" => self.of_attention_output(eight),
             part if part.starts_with("ffn_down") => self.of_down(layer, facts.layers),
             _ => self.kind,
@@ -291,7 +297,7 @@ mod tests {
         for (name, columns, layers, group, experts, is_tied, mix, kind) in cases {
             let both = [columns, 64];
             let dimensions = if name.contains("norm") { &both[..1] } else { &both[..] };
-            let facts = Facts { name, dimensions, layers, group, experts, is_tied };
+            let facts = Facts { name, dimensions, layers, group, experts, is_tied, is_70b: false };
             let found = Mix::from_name(mix).unwrap().of(facts);
             assert_eq!(found, BlockType::from_name(kind).unwrap(), "{name} in {mix}");
         }

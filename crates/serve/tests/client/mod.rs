@@ -162,6 +162,8 @@ pub struct Answer {
 impl Answer {
     pub fn open(address: SocketAddr, method: &str, path: &str, body: &[u8]) -> Self {
         let mut stream = TcpStream::connect(address).unwrap();
+        // A server that hangs fails the test instead of holding it up.
+        stream.set_read_timeout(Some(std::time::Duration::from_secs(120))).unwrap();
         let head = format!(
             "{method} {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\ncontent-type: application/json\r\n\
              content-length: {}\r\n\r\n",

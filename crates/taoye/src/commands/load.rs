@@ -4,6 +4,7 @@ use crate::cli::LoadFlags;
 use crate::context::Context;
 use anyhow::{Result, bail};
 use engine::{Loading, Options, WeightType};
+use model::Mix;
 use std::path::{Path, PathBuf};
 use tensor::quant::{BlockType, can_quantize, is_supported};
 
@@ -17,7 +18,7 @@ const CACHE_VARIABLE: &str = "TAOYE_CACHE";
 pub fn loading(context: &Context, flags: &LoadFlags) -> Result<Loading> {
     let weights = match (&flags.quantize, flags.dequantize) {
         (_, true) => WeightType::F32,
-        (Some(name), _) => WeightType::Quantized(block_type(name)?),
+        (Some(name), _) => quantized(name)?,
         (None, _) => WeightType::AsStored,
     };
     let repack_cache = (!flags.no_repack_cache).then(cache_folder).flatten();
@@ -50,14 +51,24 @@ fn cache_folder() -> Option<PathBuf> {
         .map(|folder| folder.join("packed"))
 }
 
-fn block_type(name: &str) -> Result<BlockType> {
-    let is_possible = |kind: &BlockType| is_supported(*kind) && can_quantize(*kind);
+/// A mix by its name, or one type for all matrices where no mix has that name.
+fn quantized(name: &str) -> Result<WeightType> {
+    let is_possible = |kind: &BlockType| kind.block_len() > 1 && is_supported(*kind) && can_quantize(*kind);
+    let is_float = |mix: &str| BlockType::from_name(mix).is_some_and(|kind| kind.block_len() == 1);
+    if let Some(mix) = Mix::from_name(name).filter(|mix| !is_float(mix.name())) {
+        return Ok(WeightType::Mixed(mix));
+    }
     match BlockType::from_name(name).filter(is_possible) {
-        Some(kind) => Ok(kind),
+        Some(kind) => Ok(WeightType::Quantized(kind)),
         None => {
-            let names: Vec<String> =
-                BlockType::all().filter(is_possible).map(|kind| kind.name().to_lowercase()).collect();
-            bail!("--quantize: there is no type `{name}` to quantise to; there are {}", names.join(", "))
+            let mixes = Mix::names().filter(|mix| !is_float(mix)).map(str::to_owned);
+            let types = BlockType::all().filter(is_possible).map(|kind| kind.name().to_lowercase());
+            let types = types.filter(|kind| Mix::from_name(kind).is_none());
+            let names: Vec<String> = mixes.chain(types).collect();
+            bail!(
+                "--quantize: there is nothing named `{name}` to quantise to; there are {}",
+                names.join(", ")
+            )
         }
     }
 }

@@ -102,13 +102,16 @@ fn write_folder(context: &Context, file: &ModelFile, output: &Path) -> Result<()
     let device = context.device()?;
     file.write_folder(device.exec(), output)?;
     let text = match file.gguf() {
-        Some(_) => {
-            context.say(
-                "note: the folder has no tokenizer, since one of a GGUF file is not turned into tokenizer.json; take that \
-                 of the model's Hugging Face folder",
-            );
-            format!("{}: config.json and model.safetensors", output.display())
-        }
+        Some(gguf) => match token::write_folder(gguf, output) {
+            Ok(()) => {
+                format!("{}: config.json, model.safetensors and the tokenizer's files", output.display())
+            }
+            Err(error @ token::Error::File { .. }) => {
+                context.say(&format!("note: the folder has no tokenizer: {error}"));
+                format!("{}: config.json and model.safetensors", output.display())
+            }
+            Err(error) => return Err(error.into()),
+        },
         None => {
             Tokenizer::load(file.path())?.save(output)?;
             format!("{}: config.json, model.safetensors and the tokenizer's files", output.display())
