@@ -136,7 +136,7 @@ impl Answer {
             (&self.kind, finish.reason, &finish.stop_logprobs)
         {
             let token = token_text(&self.tokenizer, id, self.text.chars().count(), Some(known));
-            let _ = self.hand_on(Delta { text: String::new(), tokens: vec![token] }, on);
+            let _ = self.hand_on(Delta { text: String::new(), tokens: vec![token], ids: 0 }, on);
         }
     }
 
