@@ -68,7 +68,7 @@ pub(crate) enum Kind {
 pub(crate) struct ChatModel {
     pub queue: Queue,
     pub codec: Arc<Codec>,
-    pub adapters: AdapterReader,
+    pub adapters: Arc<AdapterReader>,
 }
 
 /// The way to a model that makes vectors.
@@ -138,7 +138,8 @@ impl Models {
             Model::Chat(local) => {
                 let name = chat::ChatModel::name(&*local).to_owned();
                 let context_tokens = chat::ChatModel::context_tokens(&*local);
-                let (codec, adapters) = (Arc::clone(local.codec()), local.engine().adapter_reader());
+                let (codec, adapters) =
+                    (Arc::clone(local.codec()), Arc::new(local.engine().adapter_reader()));
                 let (memory, known) = (Some(local.engine().memory()), local.engine().adapters().to_vec());
                 let (queue, worker) = Queue::start(*local, self.waiting_max, &self.metrics)?;
                 let kind = Kind::Chat(ChatModel { queue, codec, adapters });
