@@ -159,7 +159,7 @@ pub(crate) async fn load_adapter(
     shared.models.check_name(&name).map_err(|error| error.with_param("model", "lora_name"))?;
     let base = base_model(&shared.models, base.as_deref())?;
     let chat = base.chat()?;
-    let (reader, wanted, from) = (chat.adapters.clone(), name.clone(), folder.clone());
+    let (reader, wanted, from) = (Arc::clone(&chat.adapters), name.clone(), folder.clone());
     let read = tokio::task::spawn_blocking(move || reader.read(&wanted, &from)).await;
     let read = read.map_err(|_| ApiError::internal("The adapter could not be read."))?;
     let refuse = |error: engine::Error| {

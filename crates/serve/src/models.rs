@@ -69,7 +69,7 @@ pub(crate) struct ChatModel {
     pub queue: Queue,
     pub codec: Arc<Codec>,
     pub structures: Arc<Structures>,
-    pub adapters: AdapterReader,
+    pub adapters: Arc<AdapterReader>,
 }
 
 /// The way to a model that makes vectors.
@@ -139,8 +139,8 @@ impl Models {
             Model::Chat(local) => {
                 let name = chat::ChatModel::name(&*local).to_owned();
                 let context_tokens = chat::ChatModel::context_tokens(&*local);
-                let (codec, adapters) = (Arc::clone(local.codec()), local.engine().adapter_reader());
-                let structures = Arc::clone(local.structures());
+                let (codec, structures) = (Arc::clone(local.codec()), Arc::clone(local.structures()));
+                let adapters = Arc::new(local.engine().adapter_reader());
                 let (memory, known) = (Some(local.engine().memory()), local.engine().adapters().to_vec());
                 let (queue, worker) = Queue::start(*local, self.waiting_max, &self.metrics)?;
                 let kind = Kind::Chat(ChatModel { queue, codec, structures, adapters });

@@ -310,18 +310,6 @@ fn adapters_come_and_go_while_others_answer() {
     assert!(dora.0 == 400 && dora.1.contains("`use_dora` is true"), "{dora:?}");
     std::fs::write(&config, text).unwrap();
 
-    for (body, param) in [
-        (json!({"lora_name": "b"}), "lora_path"),
-        (json!({"lora_path": "b"}), "lora_name"),
-        (json!({"lora_name": "b", "lora_path": "b", "load_inplace": true}), "load_inplace"),
-        (json!({"lora_name": "b", "lora_path": "b", "base_model_name": "a"}), "base_model_name"),
-        (json!({"lora_name": "b", "lora_path": "b", "base_model_name": "nobody"}), "base_model_name"),
-        (json!({"lora_name": "b", "lora_path": "b", "rank": 5}), "rank"),
-    ] {
-        let (status, refused) = server.post("/v1/load_lora_adapter", &body);
-        assert!([400, 404].contains(&status) && refused["error"]["param"] == param, "{body}: {refused}");
-    }
-
     // One that goes lets the answer under way go on to its end.
     let whole = server.post(CHAT, &question("a", json!({"max_tokens": 800})));
     let body = question("a", json!({"stream": true, "max_tokens": 800})).to_string();
@@ -355,6 +343,25 @@ fn adapters_come_and_go_while_others_answer() {
     until("both are gone", || state(&server, "tiny").is_none() && state(&server, "a").is_none());
     assert_eq!(load("c", "red").0, 200);
     assert_eq!(answer(&server, "c"), red);
+}
+
+#[test]
+fn fields_of_adapters_that_are_wrong_are_named() {
+    let folder = folder(256);
+    let (server, _ready) = open_server(folder.path(), &device());
+    for (body, param) in [
+        (json!({"lora_name": "b"}), "lora_path"),
+        (json!({"lora_path": "b"}), "lora_name"),
+        (json!({"lora_name": "b", "lora_path": "b", "load_inplace": true}), "load_inplace"),
+        (json!({"lora_name": "b", "lora_path": "b", "base_model_name": "red"}), "base_model_name"),
+        (json!({"lora_name": "b", "lora_path": "b", "base_model_name": "nobody"}), "base_model_name"),
+        (json!({"lora_name": "b", "lora_path": "b", "rank": 5}), "rank"),
+    ] {
+        let (status, refused) = server.post("/v1/load_lora_adapter", &body);
+        assert!([400, 404].contains(&status) && refused["error"]["param"] == param, "{body}: {refused}");
+    }
+    let (status, refused) = server.post("/v1/unload_lora_adapter", &json!({}));
+    assert_eq!((status, &refused["error"]["param"]), (400, &json!("lora_name")));
 }
 
 #[cfg(target_os = "linux")]
