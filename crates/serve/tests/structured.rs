@@ -308,7 +308,11 @@ fn structures_that_cannot_be_had_are_refused() {
         "ignore_eos",
         "structure",
     );
-    // The other interfaces name their own fields, in their own format.
+}
+
+#[test]
+fn other_interfaces_refuse_by_their_own_names() {
+    let server = server();
     let body = json!({"messages": [{"role": "user", "content": "a"}], "max_tokens": 4,
         "output_config": {"format": {"type": "json_schema", "schema": {"not": {}}}}});
     let (status, answer) = server.post("/v1/messages", &body);

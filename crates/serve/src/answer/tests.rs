@@ -230,7 +230,13 @@ fn anthropics_messages_with_thinking_and_calls() {
         ("message_start", "ping", "message_delta", "message_stop")
     );
     assert_eq!(events[events.len() - 2].1["delta"]["stop_reason"], "tool_use");
+}
 
+#[test]
+fn anthropics_messages_say_why_they_stopped() {
+    let body =
+        json!({"messages": [{"role": "user", "content": "a"}], "max_tokens": 5, "stop_sequences": ["X"]});
+    let shape = || MessagesShape::new("m", &MessagesCall::read(fields(body.clone()), &codec()).unwrap(), 7);
     for (finish, stop, expected) in [
         (FinishReason::Stop, Some("X"), (json!("stop_sequence"), json!("X"))),
         (FinishReason::Stop, None, (json!("end_turn"), Value::Null)),
