@@ -93,6 +93,37 @@ fn health_and_models_answer() {
 }
 
 #[test]
+fn models_of_this_disk_are_loaded_and_unloaded_while_it_serves() {
+    let server = Server::start(&["--runtime-models", "--lora", "german=no/such/adapter"]);
+    let status = |name: &str| {
+        let list = server.get("/models").json();
+        let found = list["data"].as_array().unwrap().iter().find(|model| model["id"] == name).cloned();
+        found.map(|model| model["status"].clone())
+    };
+    let failed = status("german").unwrap();
+    assert!(failed["error"].as_str().unwrap().contains("adapter_config.json"), "{failed}");
+    let missing = server.post("/models/load", &json!({"model": "no/such/model"}));
+    assert_eq!((missing.status, &missing.json()["error"]["code"]), (400, &json!("model_not_loadable")));
+    let path = finished_run().join("model");
+    server.ask("/models/load", &json!({"model": path.to_str().unwrap(), "name": "second"}));
+    let begin = Instant::now();
+    while status("second") != Some(json!({"value": "loaded"})) {
+        assert!(begin.elapsed() < Duration::from_secs(120), "{:?}", status("second"));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let body = chat(json!({"max_tokens": 8, "temperature": 0}));
+    let first = server.ask("/v1/chat/completions", &body).json();
+    let second = server.ask("/v1/chat/completions", &merged(body, json!({"model": "second"}))).json();
+    assert_eq!(first["choices"], second["choices"]);
+    server.ask("/models/unload", &json!({"model": "second"}));
+    while status("second").is_some() {
+        assert!(begin.elapsed() < Duration::from_secs(240), "{:?}", status("second"));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(Server::start(&[]).post("/models/unload", &json!({"model": "small"})).status, 403);
+}
+
+#[test]
 fn a_chat_has_the_shape_of_a_chat_completion() {
     let server = Server::start(&[]);
     let body = chat(json!({"max_tokens": 8, "temperature": 0}));

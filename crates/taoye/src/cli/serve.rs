@@ -176,3 +176,25 @@ pub struct BenchServe {
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn adapters_are_named_in_both_ways() {
+        let lora = |name: &str, path: &str, base: Option<&str>| {
+            Ok(Lora { name: name.into(), path: path.into(), base: base.map(str::to_owned) })
+        };
+        assert_eq!(Lora::read("a=b=c"), lora("a", "b=c", None));
+        let object = r#"{"name": "a", "path": "b", "base_model_name": "m"}"#;
+        assert_eq!(Lora::read(object), lora("a", "b", Some("m")));
+        assert_eq!(Lora::read(r#"{"name": "a", "path": "b"}"#), lora("a", "b", None));
+        for wrong in ["a", "=b", "a=", "{", r#"{"name": "a"}"#] {
+            assert!(Lora::read(wrong).is_err(), "{wrong}");
+        }
+        let unknown =
+            Lora::read(r#"{"name": "a", "path": "b", "rank": 1}"#).map_err(|error| error.contains("`rank`"));
+        assert_eq!(unknown, Err(true));
+    }
+}
