@@ -71,8 +71,11 @@ pub fn walk(
 
 /// The id of the byte by which a mark goes on, or begins.
 fn hint(bytes: &[u8], marks: &[&str], draws: &mut Draws, id: &dyn Fn(u8) -> Option<u32>) -> Option<u32> {
-    let begun =
-        |mark: &&str| (1..mark.len()).rev().find(|&length| bytes.ends_with(&mark.as_bytes()[..length]));
+    let begun = |mark: &str| {
+        let mark = mark.as_bytes();
+        let length = (1..mark.len()).rev().find(|&length| bytes.ends_with(&mark[..length]));
+        length.filter(|_| !bytes.ends_with(mark))
+    };
     let one_of = |count: usize, draws: &mut Draws| (draws.unit() * count as f64) as usize;
     if let Some(longest) = marks.iter().filter_map(|mark| begun(mark)).max() {
         let such: Vec<&str> = marks.iter().copied().filter(|mark| begun(mark) == Some(longest)).collect();
