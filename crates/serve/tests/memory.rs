@@ -31,8 +31,8 @@ fn ask(server: &Running, numbers: std::ops::Range<usize>) {
                     });
                     let path = "/v1/chat/completions";
                     let mut answer = Answer::open(server.address, "POST", path, body.to_string().as_bytes());
-                    assert_eq!(answer.status, 200, "{}", answer.rest());
-                    answer.rest();
+                    let rest = answer.rest();
+                    assert_eq!(answer.status, 200, "{rest}");
                 }
             });
         }
