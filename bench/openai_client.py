@@ -308,7 +308,7 @@ def strict_tool(client, model):
 def guided(client, model):
     """vLLM's fields, which its users send beside OpenAI's."""
     def ask(**extra):
-        reply = client.completions.create(model=model, prompt=PROMPT, max_tokens=60, temperature=0, extra_body=extra)
+        reply = client.completions.create(model=model, prompt=PROMPT, max_tokens=120, temperature=0, extra_body=extra)
         assert reply.choices[0].finish_reason == "stop", reply
         return reply.choices[0].text
 
