@@ -155,6 +155,27 @@ fn packed_weights_are_kept_and_what_is_damaged_or_stale_is_packed_again() {
 }
 
 #[test]
+fn packed_weights_go_when_their_model_is_gone() {
+    let (gone, stays, cache) = (folder(), folder(), tempfile::tempdir().unwrap());
+    let weights = WeightType::Quantized(BlockType::Q8_0);
+    let run = |model: &tempfile::TempDir| {
+        load(model.path(), device(1, Isa::detect()), weights, Some(cache.path()));
+    };
+    let packed =
+        || std::fs::read_dir(cache.path()).unwrap().map(|entry| entry.unwrap().path()).collect::<Vec<_>>();
+    run(&gone);
+    let old = packed();
+    run(&stays);
+    assert_eq!(packed().len(), 2, "both models are there");
+    std::fs::write(cache.path().join("notes.txt"), "not ours").unwrap();
+    gone.close().unwrap();
+    let third = folder();
+    run(&third);
+    assert!(!old[0].exists(), "packed weights of a model that is gone");
+    assert_eq!(packed().len(), 3, "those of the two others, and a file that is not ours");
+}
+
+#[test]
 fn a_cache_that_cannot_be_written_is_done_without() {
     let folder = folder();
     let weights = WeightType::Quantized(BlockType::Q8_0);

@@ -3,11 +3,13 @@
 //!
 //! A file is the parts' bytes, each part at a multiple of 64, then a JSON trailer with the key and the checksum of every
 //! piece, the trailer's length and a mark. A file whose key is another one is stale; stale and damaged ones are replaced.
+//! Whoever adds a file removes those of models that are no longer where they were.
 
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use base::fs::{AtomicFile, Mmap};
 use base::hash::{crc32, hash_parts};
@@ -20,7 +22,7 @@ use super::packing::{self, Plan};
 use super::{Packing, Part};
 use crate::{Error, Result};
 
-const MARK: &[u8; 16] = b"taoye packed 01\n";
+const MARK: &[u8; 16] = b"taoye packed 02\n";
 /// Bytes that one checksum covers.
 const PIECE_BYTES: usize = 1 << 20;
 /// Where parts begin.
@@ -38,6 +40,8 @@ pub(crate) struct RepackCache {
 
 #[derive(Serialize, Deserialize)]
 struct Trailer {
+    /// Where the model lies, so that its packed weights can go when it goes.
+    model: PathBuf,
     key: String,
     /// Checksums of the pieces of each part.
     checksums: Vec<Vec<u32>>,
@@ -68,6 +72,9 @@ impl RepackCache {
             progress.set(0);
         }
         let products = pack_all(exec, file, plan, place.as_ref(), &mut progress)?;
+        if let Some((path, _)) = &place {
+            remove_orphans(path, &mut progress);
+        }
         progress.finish();
         Ok(products)
     }
@@ -82,7 +89,7 @@ fn pack_all(
     progress: &mut Progress,
 ) -> Result<Products> {
     let mut writing = place.map(|(path, _)| AtomicFile::create(path));
-    let mut trailer = Trailer { key: String::new(), checksums: Vec::new() };
+    let mut trailer = Trailer { model: location(file), key: String::new(), checksums: Vec::new() };
     let mut products = Products::new();
     for product in &plan.products {
         let mut parts = Vec::with_capacity(product.parts.len());
@@ -183,9 +190,38 @@ fn padded<'a>(exec: Exec<'_>, part: &'a Part) -> &'a [u8] {
 
 /// The cache's file for a model: one for each place, so that what is stale is replaced.
 fn path_of(folder: &Path, file: &ModelFile) -> PathBuf {
-    let place = file.path().canonicalize().unwrap_or_else(|_| file.path().to_owned());
+    let place = location(file);
     let stem = place.file_stem().map_or("model".into(), |stem| stem.to_string_lossy().into_owned());
     folder.join(format!("{stem}-{}.packed", &hash_parts([place.to_string_lossy().as_ref()])[..16]))
+}
+
+/// A model's absolute path.
+fn location(file: &ModelFile) -> PathBuf {
+    file.path().canonicalize().unwrap_or_else(|_| file.path().to_owned())
+}
+
+/// Removes what lies beside `kept` and nothing can read any more: packed weights whose model is gone or that are not whole, and
+/// what a killed process left half-written a day ago. What cannot be removed stays.
+fn remove_orphans(kept: &Path, progress: &mut Progress) {
+    let entries = kept.parent().and_then(|folder| std::fs::read_dir(folder).ok());
+    for path in entries.into_iter().flatten().flatten().map(|entry| entry.path()) {
+        let is_orphan = match path.extension().and_then(|extension| extension.to_str()) {
+            Some("packed") => {
+                let trailer = Mmap::open(&path).ok().and_then(|map| trailer_of(&map));
+                path != kept && trailer.is_none_or(|trailer| !trailer.model.exists())
+            }
+            Some("taoye-tmp") => is_a_day_old(&path),
+            _ => false,
+        };
+        if is_orphan && std::fs::remove_file(&path).is_ok() {
+            progress.print_line(&format!("removed {}, which nothing can use any more", path.display()));
+        }
+    }
+}
+
+fn is_a_day_old(path: &Path) -> bool {
+    let changed = std::fs::metadata(path).and_then(|facts| facts.modified());
+    changed.is_ok_and(|changed| changed.elapsed().is_ok_and(|age| age > Duration::from_secs(24 * 60 * 60)))
 }
 
 /// What the packed bytes depend on: the files, how they are packed and, for panels of numbers, the instruction set.
