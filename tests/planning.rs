@@ -178,7 +178,14 @@ fn what_is_wrong_is_named() {
         (train(&["--model", "7B", "--tokens", "1T", "--chip", "a100"]), &["--chips", "--days"]),
         (train(&[&["--model", "7B", "--mfu", "1.5"][..], &base].concat()), &["1.5", "at most 1"]),
         (train(&[&["--model", "7B", "--tflops-per-chip", "500"][..], &base].concat()), &["500", "peak"]),
-        (train(&[&["--model", "7B", "--tp", "3"][..], &base].concat()), &["cannot be divided", "heads"]),
+        (train(&[&["--model", "7B", "--tp", "3"][..], &base].concat()), &["--tp 3", "heads"]),
+        (train(&[&["--model", "7B", "--dp", "5"][..], &base].concat()), &["cannot be divided", "heads"]),
+        (train(&[&["--model", "7B", "--pp", "64"][..], &base].concat()), &["--pp 64", "layers"]),
+        (train(&[&["--model", "7B", "--ep", "4"][..], &base].concat()), &["--ep 4", "no experts"]),
+        (
+            train(&[&["--model", "7B", "--restart", "10"][..], &base].concat()),
+            &["--restart", "no unit", "min"],
+        ),
         (train(&[&["--model", "7B", "--explain=nothing"][..], &base].concat()), &["nothing", "mfu"]),
         (train(&[&["--model", "7B", "--precision", "fp7"][..], &base].concat()), &["fp7", "bf16"]),
         (train(&[&["--model", "7B", "--catalog", "bad.toml"][..], &base].concat()), &["bad.toml", "class"]),
@@ -196,7 +203,14 @@ fn what_is_wrong_is_named() {
             &["Nearest possible"],
         ),
         (vec!["plan", "serve", "--model", "405B", "--chip", "a100", "--chips", "2"], &["do not fit"]),
-        (vec!["plan", "serve", "--model", "70B", "--chip", "a100", "--latency", "1us"], &["--latency", "us"]),
+        (
+            vec!["plan", "serve", "--model", "70B", "--chip", "a100", "--latency", "30"],
+            &["--latency", "no unit"],
+        ),
+        (
+            vec!["plan", "serve", "--model", "70B", "--chip", "a100", "--latency", "1us"],
+            &["nearest possible"],
+        ),
         (vec!["plan", "serve", "--model", "70B", "--chip", "tensor-g3"], &["tensor-g3"]),
         (vec!["plan", "chips", "h1000"], &["h1000"]),
         (vec!["plan", "forecast", "gone.toml"], &["gone.toml"]),
@@ -208,4 +222,65 @@ fn what_is_wrong_is_named() {
             assert!(finished.err.contains(part), "{part:?} is not said: {arguments:?}\n{}", finished.all());
         }
     }
+}
+
+/// A folder whose `nvidia-smi` is this script, first in the path.
+#[cfg(unix)]
+fn with_driver(folder: &Folder, script: &str) -> std::ffi::OsString {
+    use std::os::unix::fs::PermissionsExt;
+    let tool = folder.write("bin/nvidia-smi", format!("#!/bin/sh\n{script}"));
+    std::fs::set_permissions(&tool, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let old = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::iter::once(folder.join("bin")).chain(std::env::split_paths(&old));
+    std::env::join_paths(folders).unwrap()
+}
+
+/// `--here` asks the driver's tool what there is, takes what it can do from the catalogue, and says that nothing was measured.
+#[cfg(unix)]
+#[test]
+fn a_graphics_processor_is_found_and_not_measured() {
+    let folder = Folder::new();
+    let eight = "case \"$*\" in *name,memory.total,power.limit,clocks.max.sm*nounits*) ;; *) exit 9;; esac\n\
+                 for i in 1 2 3 4 5 6 7 8; do echo 'NVIDIA A100-SXM4-80GB, 81920, 400.00, 1410'; done\n\
+                 echo 'NVIDIA T4, 15360, [N/A], 1590'\n";
+    let path = with_driver(&folder, eight);
+    let here = |arguments: &[&str]| {
+        succeed(taoye([&["plan", "--here", "--hours", "8"][..], arguments].concat()).env("PATH", &path))
+    };
+    let text = here(&[]).out;
+    for part in [
+        "8 × NVIDIA A100-SXM4-80GB",
+        "found, not measured",
+        "a100-sxm-80g",
+        "312 TFLOP/s",
+        "--chips 8",
+        "1 × NVIDIA T4",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let json: Value = serde_json::from_str(here(&["--json"]).out.trim()).unwrap();
+    let gpu = &json["gpu"];
+    assert_eq!(gpu["measured"], false);
+    let found = gpu["found"].as_array().unwrap();
+    assert_eq!((found.len(), number(&found[0], "count")), (2, 8.0));
+    assert_eq!(found[0]["catalogued"], "a100-sxm-80g");
+    let best = &found[0]["training"]["best"];
+    assert!(number(best, "tokens") >= 20.0 * number(best, "parameters"), "{best}");
+    assert!((0.1..1.0).contains(&number(best, "mfu")), "{best}");
+    assert_eq!((&found[1]["catalogued"], &found[1]["training"]), (&Value::Null, &Value::Null));
+}
+
+/// A driver's tool that fails is named, and the processor is measured all the same.
+#[cfg(unix)]
+#[test]
+fn a_failing_driver_is_named() {
+    let folder = Folder::new();
+    let path = with_driver(&folder, "echo 'Driver/library version mismatch'\nexit 18\n");
+    let finished = succeed(taoye(["plan", "--here"]).env("PATH", &path));
+    assert!(
+        finished.out.contains("no GPU known") && finished.out.contains("version mismatch"),
+        "{}",
+        finished.all()
+    );
+    assert!(finished.out.contains("a training step"), "{}", finished.all());
 }

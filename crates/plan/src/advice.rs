@@ -77,7 +77,8 @@ fn changes(plan: &Plan) -> Vec<(String, Work<'_>, Split)> {
         ));
     }
     if split.ep > 1.0 {
-        let program = crate::step::Program { overlaps_experts: true, ..work.program };
+        let program =
+            crate::step::Program { overlaps_experts: crate::step::ExpertOverlap::Everything, ..work.program };
         all.push((
             "exchange of tokens among experts beside the computation".to_owned(),
             Work { program, ..work },
@@ -128,7 +129,7 @@ fn removals(plan: &Plan) -> Vec<(String, Work<'_>, Split)> {
     let mut all = vec![
         (
             "fused attention".to_owned(),
-            with(crate::step::Program { has_fused_attention: false, ..program }),
+            with(crate::step::Program { attention: crate::step::Attention::Plain, ..program }),
             split,
         ),
         (

@@ -7,7 +7,7 @@ mod config;
 mod known;
 
 pub use config::from_config;
-pub use known::{known, known_names};
+pub use known::{Origin, known, known_names, origins};
 
 /// What is wrong with the description of a model.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -49,6 +49,10 @@ pub struct Experts {
     pub ffn: f64,
     /// Layers with one ordinary feed-forward layer instead.
     pub dense_layers: f64,
+    /// Groups that experts are in; 1 where routing knows none.
+    pub groups: f64,
+    /// Groups that a token's experts are chosen from (DeepSeek-V3, arXiv:2412.19437, section 2.1.2).
+    pub chosen_groups: f64,
 }
 
 /// Latent attention (DeepSeek-V2, arXiv:2405.04434, section 2.1).

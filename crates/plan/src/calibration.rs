@@ -4,6 +4,7 @@
 //! must not be fitted to a run that is held out.
 
 use crate::catalog::Chip;
+use crate::step::Attention;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
@@ -15,8 +16,13 @@ const SHIPPED: &str = include_str!("../data/calibration.toml");
 pub struct Calibration {
     /// Share of the peak that large matrix products reach, by class of chip; a class without takes the mean.
     pub products: BTreeMap<String, f64>,
-    /// Speed of fused attention beside that of large products.
-    pub attention: f64,
+    /// Share of the peak that fused attention reaches, forward and backward together, by class of chip; a class without
+    /// takes the mean.
+    pub attention: BTreeMap<String, f64>,
+    /// Speed of attention that uses a chip's asynchronous units beside that which does not.
+    pub asynchronous: f64,
+    /// Speed of batched products whose inner size is a head's width beside that of large ones.
+    pub batched: f64,
     /// Share of the memory's bandwidth that streaming kernels reach.
     pub memory: f64,
     /// Share of the links' bandwidth inside a node that collectives reach.
@@ -47,7 +53,19 @@ impl Calibration {
     pub fn products_of(&self, chip: &Chip) -> (f64, bool) {
         match self.products.get(&chip.class) {
             Some(share) => (*share, true),
-            None => (self.products.values().sum::<f64>() / self.products.len().max(1) as f64, false),
+            None => (mean(&self.products), false),
         }
     }
+
+    /// The share of the peak that fused attention of this kind reaches on `chip`. Only Hopper and Blackwell have
+    /// asynchronous units.
+    pub fn attention_of(&self, chip: &Chip, attention: Attention) -> f64 {
+        let share = self.attention.get(&chip.class).copied().unwrap_or_else(|| mean(&self.attention));
+        let has_units = ["hopper", "blackwell"].contains(&chip.class.as_str());
+        share * if has_units && attention == Attention::Asynchronous { self.asynchronous } else { 1.0 }
+    }
+}
+
+fn mean(shares: &BTreeMap<String, f64>) -> f64 {
+    shares.values().sum::<f64>() / shares.len().max(1) as f64
 }

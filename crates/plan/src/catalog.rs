@@ -50,6 +50,8 @@ pub enum Figure {
         value: f64,
         /// Who says so.
         source: String,
+        /// Whether the source's text was read beside the figure; true of a file of the user's own, who vouches for it.
+        is_reached: bool,
     },
     /// Not published, and why not.
     Unpublished(String),
@@ -60,6 +62,14 @@ impl Figure {
     pub fn value(&self) -> Option<f64> {
         match self {
             Figure::Known { value, .. } => Some(*value),
+            Figure::Unpublished(_) => None,
+        }
+    }
+
+    /// Whether the figure's source was read beside it; a figure that is not published has none.
+    pub fn is_reached(&self) -> Option<bool> {
+        match self {
+            Figure::Known { is_reached, .. } => Some(*is_reached),
             Figure::Unpublished(_) => None,
         }
     }
@@ -229,6 +239,12 @@ impl Catalog {
         self
     }
 
+    /// The shipped catalogue's sources, each with whether its text was read beside the figures.
+    pub fn shipped_sources() -> Vec<(String, bool)> {
+        let file: File = toml::from_str(SHIPPED).expect("the shipped catalogue is tested");
+        file.sources.values().map(|maker| (maker.parts().0.to_owned(), maker.parts().1)).collect()
+    }
+
     /// The chips.
     pub fn chips(&self) -> &[Chip] {
         &self.chips
@@ -248,13 +264,64 @@ impl Catalog {
     }
 }
 
+/// Words of a driver's name that tell a form which a chip's title must have too.
+const FORMS: [&str; 9] = ["pcie", "nvl", "laptop", "mobile", "max", "super", "ti", "d", "mig"];
+/// How far a driver's memory may be from the catalogue's.
+const MEMORY_TOLERANCE: f64 = 0.12;
+
+impl Catalog {
+    /// The chip that a driver calls `name` and gives `memory_bytes`: the one whose model is in the name and whose memory is
+    /// nearest; none where the name tells a form (PCIe, laptop …) that the catalogue does not have.
+    pub fn of_driver(&self, name: &str, memory_bytes: f64) -> Option<&Chip> {
+        let of_driver = words(name);
+        let distance = |chip: &Chip| {
+            let memory = chip.memory_bytes().ok()?;
+            let distance = (memory_bytes / memory - 1.0).abs();
+            let title = words(&chip.title);
+            // A model has digits and is no amount of memory: "A100", "4090", "MI300X".
+            let is_model = |word: &&String| {
+                word.len() >= 3 && word.chars().any(|c| c.is_ascii_digit()) && !word.starts_with("sxm")
+            };
+            let model = title.iter().find(is_model)?;
+            let has_form = FORMS.iter().all(|form| {
+                let form = (*form).to_owned();
+                !of_driver.contains(&form) || title.contains(&form)
+            });
+            (of_driver.contains(model) && has_form && distance <= MEMORY_TOLERANCE).then_some(distance)
+        };
+        let found = self.chips.iter().filter_map(|chip| Some((chip, distance(chip)?)));
+        found.min_by(|a, b| a.1.total_cmp(&b.1)).map(|found| found.0)
+    }
+}
+
+fn words(text: &str) -> Vec<String> {
+    text.to_lowercase().split(|c: char| !c.is_ascii_alphanumeric()).map(str::to_owned).collect()
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
     #[serde(default)]
-    sources: BTreeMap<String, String>,
+    sources: BTreeMap<String, Maker>,
     #[serde(default)]
     chip: Vec<RawChip>,
+}
+
+/// A source that several figures share.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Maker {
+    Vouched(String),
+    Checked { at: String, reached: bool },
+}
+
+impl Maker {
+    fn parts(&self) -> (&str, bool) {
+        match self {
+            Maker::Vouched(at) => (at, true),
+            Maker::Checked { at, reached } => (at, *reached),
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -291,7 +358,7 @@ fn one() -> usize {
 }
 
 impl RawChip {
-    fn chip(self, sources: &BTreeMap<String, String>) -> Result<Chip, String> {
+    fn chip(self, sources: &BTreeMap<String, Maker>) -> Result<Chip, String> {
         let name = self.name;
         let figure =
             |raw: RawFigure, what: &str| raw.figure(sources).map_err(|why| format!("{name}.{what}: {why}"));
@@ -322,11 +389,12 @@ impl RawChip {
 }
 
 impl RawFigure {
-    fn figure(self, sources: &BTreeMap<String, String>) -> Result<Figure, String> {
+    fn figure(self, sources: &BTreeMap<String, Maker>) -> Result<Figure, String> {
         match (self.is, self.by, self.unpublished) {
             (Some(value), Some(by), None) if value.is_finite() && value > 0.0 => {
                 // A key of the file's sources, or the source itself.
-                Ok(Figure::Known { value, source: sources.get(&by).cloned().unwrap_or(by) })
+                let (source, is_reached) = sources.get(&by).map_or((by.as_str(), true), Maker::parts);
+                Ok(Figure::Known { value, source: source.to_owned(), is_reached })
             }
             (Some(value), Some(_), None) => Err(format!("{value} is no figure: a finite number above zero")),
             (None, None, Some(why)) => Ok(Figure::Unpublished(why)),
@@ -365,17 +433,49 @@ mod tests {
         for name in named {
             catalog.chip(name).unwrap();
         }
+        // A shipped figure's source says whether it was read: a key of the table, never a text of its own.
+        let sources = Catalog::shipped_sources();
         for chip in catalog.chips() {
             let figures = [&chip.memory, &chip.bandwidth, &chip.link, &chip.network, &chip.power];
             for figure in figures.into_iter().chain(chip.peak.values()) {
                 assert!(figure.source().len() > 4, "{}: {figure:?}", chip.name);
                 if figure.value().is_some() {
+                    assert!(
+                        sources.iter().any(|source| source.0 == figure.source()),
+                        "{}: {figure:?}",
+                        chip.name
+                    );
                     let named = figure.source().contains("http") || figure.source().contains(' ');
                     assert!(named, "{}: a key without a source: {}", chip.name, figure.source());
                 }
             }
         }
         assert_eq!(catalog.chip("A100 SXM 80g").unwrap().peak(Precision::Bf16), Ok(312e12));
+    }
+
+    #[test]
+    fn drivers_names_find_their_chip_or_none() {
+        let catalog = Catalog::shipped();
+        let of = |name: &str, mebibytes: f64| {
+            catalog.of_driver(name, mebibytes * 1_048_576.0).map(|chip| chip.name.as_str())
+        };
+        for (name, mebibytes, chip) in [
+            ("NVIDIA A100-SXM4-80GB", 81_920.0, Some("a100-sxm-80g")),
+            ("NVIDIA A100-SXM4-40GB", 40_960.0, Some("a100-sxm-40g")),
+            ("NVIDIA H100 80GB HBM3", 81_559.0, Some("h100-sxm-80g")),
+            ("NVIDIA H200", 143_771.0, Some("h200-sxm-141g")),
+            ("NVIDIA GeForce RTX 4090", 24_564.0, Some("rtx-4090-24g")),
+            ("Tesla V100-SXM2-32GB", 32_768.0, Some("v100-sxm-32g")),
+            // Another form of a chip is another chip.
+            ("NVIDIA A100-PCIE-40GB", 40_960.0, None),
+            ("NVIDIA H100 PCIe", 81_559.0, None),
+            ("NVIDIA H100 NVL", 95_830.0, None),
+            ("NVIDIA GeForce RTX 4090 Laptop GPU", 16_376.0, None),
+            ("Tesla V100-SXM2-16GB", 16_384.0, None),
+            ("NVIDIA T4", 15_360.0, None),
+        ] {
+            assert_eq!(of(name, mebibytes), chip, "{name}");
+        }
     }
 
     #[test]

@@ -187,7 +187,7 @@ pub fn layer_bytes(
     let norms = if program.has_parallel_block { 4.0 * hidden } else { 8.0 * hidden };
     let heads = 2.0 * (model.query_width() + model.cache_width().max(2.0 * model.kv_heads * model.head));
     let attended = 2.0 * model.value_width();
-    let scores = match (program.has_fused_attention, recompute) {
+    let scores = match (program.attention.is_fused(), recompute) {
         (true, _) => 4.0 * model.heads,
         (false, Recompute::Selective) => 0.0,
         (false, _) => 5.0 * model.heads * sequence,
@@ -216,7 +216,7 @@ mod tests {
 
     fn plain(sequence_parallel: bool) -> Program {
         Program {
-            has_fused_attention: false,
+            attention: crate::step::Attention::Plain,
             has_sequence_parallel: sequence_parallel,
             has_dropout: true,
             ..Program::MODERN
@@ -252,7 +252,15 @@ mod tests {
     fn experts_keep_what_goes_through_them() {
         let dense = known("llama-7b").expect("a known model");
         let of = |model: &Architecture| layer_bytes(model, 4096.0, Recompute::None, &Program::MODERN, 1.0);
-        let experts = Experts { count: 8.0, chosen: 2.0, shared: 0.0, ffn: dense.ffn, dense_layers: 0.0 };
+        let experts = Experts {
+            count: 8.0,
+            chosen: 2.0,
+            shared: 0.0,
+            ffn: dense.ffn,
+            dense_layers: 0.0,
+            groups: 1.0,
+            chosen_groups: 1.0,
+        };
         let mixed = Architecture { experts: Some(experts), ..dense.clone() };
         let more = 6.0 * (dense.ffn + 2.0 * dense.hidden);
         assert_eq!(of(&mixed) - of(&dense), more);

@@ -1,7 +1,11 @@
-//! What this machine can train in some hours with this program: a ladder of models, the tokens that each sees, and its
-//! memory. It must not measure: speeds are given.
+//! What this machine can train in some hours: with this program on its processor (a ladder of models, the tokens that each
+//! sees, and its memory), and with others on its graphics processors. It must not measure: speeds are given.
 
+use crate::architecture::Architecture;
+use crate::calibration::Calibration;
+use crate::catalog::Chip;
 use crate::memory::{Optimiser, TrainingShape, training, training_flops};
+use crate::train::{PlanError, Request, plan};
 use model::{Config, Decoder};
 
 /// Tokens a parameter below which more parameters do not help (Hoffmann et al. 2022, arXiv:2203.15556, find about 20).
@@ -78,10 +82,85 @@ pub fn best(ladder: &[Rung]) -> Option<&Rung> {
     ladder.iter().rev().find(|rung| rung.fits && rung.tokens_per_parameter() >= TOKENS_PER_PARAMETER)
 }
 
+/// Parameters of the models that chips are tried with.
+const SIZES: [f64; 16] =
+    [3e7, 6e7, 1.2e8, 2.5e8, 5e8, 7.5e8, 1e9, 1.5e9, 2e9, 3e9, 5e9, 7e9, 1.3e10, 3e10, 7e10, 1.75e11];
+
+/// A model that chips can train in the time.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Night {
+    /// Parameters.
+    pub parameters: f64,
+    /// Tokens that it sees.
+    pub tokens: f64,
+    /// Share of the peak.
+    pub mfu: f64,
+    /// Bytes of the fullest chip.
+    pub memory_bytes_per_chip: f64,
+}
+
+/// The largest of some usual sizes that fits `chips` of `chip` and sees [`TOKENS_PER_PARAMETER`] in `seconds` at the speed
+/// that the planner predicts from the chip's data sheet; none where even the smallest does not.
+///
+/// # Errors
+/// [`PlanError`] where a figure that planning needs is not published, or the smallest model does not fit.
+pub fn on_chips(
+    chip: &Chip,
+    chips: f64,
+    seconds: f64,
+    calibration: &Calibration,
+) -> Result<Option<Night>, PlanError> {
+    let mut best = None;
+    for parameters in SIZES {
+        let request = Request {
+            model: Some(Architecture::of_size(parameters)?),
+            chips: Some(chips),
+            deadline: Some(seconds),
+            ..Request::new(chip.clone())
+        };
+        let plan = match (plan(&request, calibration), best) {
+            (Ok(plan), _) => plan,
+            // A larger model that does not fit leaves the one before.
+            (Err(_), Some(_)) => break,
+            (Err(error), None) => return Err(error),
+        };
+        if plan.tokens < TOKENS_PER_PARAMETER * parameters {
+            break;
+        }
+        best = Some(Night {
+            parameters,
+            tokens: plan.tokens,
+            mfu: plan.mfu(),
+            memory_bytes_per_chip: plan.found.footprint.bytes(),
+        });
+    }
+    Ok(best)
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn more_chips_or_faster_ones_train_more() {
+        let catalog = crate::catalog::Catalog::shipped();
+        let calibration = Calibration::shipped();
+        let of = |chip: &str, chips: f64, hours: f64| {
+            let chip = catalog.chip(chip).unwrap();
+            on_chips(chip, chips, hours * 3600.0, &calibration).unwrap()
+        };
+        let one = of("a100", 1.0, 8.0).unwrap();
+        // 8 hours of A100 at half of its peak are 4.5e18 operations; 6 · 20 · N² of them are N = 1.9e8.
+        assert!((1.2e8..5e8).contains(&one.parameters) && one.tokens >= 20.0 * one.parameters, "{one:?}");
+        assert!((0.2..0.8).contains(&one.mfu) && one.memory_bytes_per_chip < 80e9, "{one:?}");
+        assert!(of("a100", 8.0, 8.0).unwrap().parameters > one.parameters);
+        assert!(of("h100", 1.0, 8.0).unwrap().parameters > one.parameters);
+        assert_eq!(of("a100", 1.0, 0.01), None);
+        let phone = catalog.chip("tensor-g3").unwrap();
+        let message = on_chips(phone, 1.0, 28_800.0, &calibration).unwrap_err().to_string();
+        assert!(message.contains("tensor-g3"), "{message}");
+    }
 
     #[test]
     fn more_time_or_speed_trains_more_and_memory_limits_it() {

@@ -35,7 +35,8 @@ fn quantity(
     (formula, source): (String, &str),
 ) -> Quantity {
     let value = value.into();
-    let shown = value.map_or_else(|| "not known".to_owned(), shown);
+    let unknown = if key.starts_with("money") { "not known: give --price" } else { "not known" };
+    let shown = value.map_or_else(|| unknown.to_owned(), shown);
     Quantity { key, label, label_zh, value, shown, formula, source: source.to_owned() }
 }
 
@@ -303,7 +304,7 @@ pub fn serving(plan: &serve::Plan) -> Vec<Quantity> {
     vec![
         quantity("chips", ("chips", "芯片数"), plan.chips(), |v| {
             format!("{} × {} ({} groups of {})", grouped(v), request.chip.title, plan.groups, plan.group)
-        }, ("the smallest group that holds the model and meets the latency, as many as the concurrency needs".to_owned(), "")),
+        }, ("of the groups that hold the model and meet the latency, those that serve the wanted concurrency with the fewest chips, else the smallest with three quarters of the most tokens a second and chip".to_owned(), "")),
         quantity("tokens_per_second", ("tokens a second", "每秒词元数"), plan.tokens_per_second * plan.groups, show_count, (
             "sequences at once / seconds of a step, all groups".to_owned(),
             roofline,

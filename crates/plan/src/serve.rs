@@ -108,17 +108,23 @@ impl Plan {
     }
 }
 
-/// The plan for a request: the smallest group that holds the model and meets the latency, as many groups as the concurrency
-/// needs.
+/// A group gives at least this share of the most tokens a second and chip, or a larger one is taken.
+const RATE_LEAST: f64 = 0.75;
+
+/// The plan for a request, among groups that hold the model and meet the latency: with a wanted concurrency the one that takes
+/// the fewest chips, else the smallest that gives three quarters of the most tokens a second and chip. Groups beyond a node are
+/// tried where none within it will do.
 ///
 /// # Errors
 /// [`PlanError`], saying what is nearest possible.
 pub fn plan(request: &Request, calibration: &Calibration) -> Result<Plan, PlanError> {
     let memory = request.chip.memory_bytes()?;
     let node = request.chip.node as f64;
+    let mut able: Vec<Plan> = Vec::new();
+    let mut refused: Option<PlanError> = None;
     let mut nearest: Option<Plan> = None;
     for group in groups(node) {
-        if request.chips.is_some_and(|chips| group > chips) {
+        if request.chips.is_some_and(|chips| group > chips) || group > node && !able.is_empty() {
             break;
         }
         let room = group * (FILLED_MAX * memory - RUNTIME_BYTES) - weight_bytes(request);
@@ -126,15 +132,46 @@ pub fn plan(request: &Request, calibration: &Calibration) -> Result<Plan, PlanEr
         if fit < 1.0 {
             continue;
         }
-        let Some(plan) = best(request, group, fit.min(CONCURRENCY_MAX), calibration)? else { continue };
+        let most = fit.min(CONCURRENCY_MAX).min(request.concurrency.unwrap_or(f64::INFINITY));
+        let plan = match best(request, group, most, calibration) {
+            Ok(plan) => plan,
+            // A smaller group does without the figure that this one lacks.
+            Err(_) if !able.is_empty() => break,
+            Err(error) => return Err(error),
+        };
         if request.latency.is_none_or(|latency| plan.step_seconds <= latency) {
-            return spread(request, plan);
-        }
-        if nearest.as_ref().is_none_or(|known| plan.step_seconds < known.step_seconds) {
+            match spread(request, plan, calibration) {
+                Ok(plan) => able.push(plan),
+                Err(error) => {
+                    refused.get_or_insert(error);
+                }
+            }
+        } else if nearest.as_ref().is_none_or(|known| plan.step_seconds < known.step_seconds) {
             nearest = Some(plan);
         }
     }
-    Err(PlanError::Request(match nearest {
+    match (chosen(request, able), refused) {
+        (Some(plan), _) => Ok(plan),
+        (None, Some(refused)) => Err(refused),
+        (None, None) => Err(impossible(request, nearest, memory)),
+    }
+}
+
+/// The plan of [`plan`]'s rule among those that will do.
+fn chosen(request: &Request, able: Vec<Plan>) -> Option<Plan> {
+    let total = |plan: &Plan| plan.groups * plan.tokens_per_second;
+    if request.concurrency.is_some() && request.chips.is_none() {
+        let fewest = |a: &Plan, b: &Plan| a.chips().total_cmp(&b.chips()).then(total(b).total_cmp(&total(a)));
+        return able.into_iter().min_by(fewest);
+    }
+    let rate = |plan: &Plan| plan.tokens_per_second / plan.group;
+    let most = able.iter().map(rate).fold(0.0, f64::max);
+    able.into_iter().find(|plan| rate(plan) >= RATE_LEAST * most)
+}
+
+fn impossible(request: &Request, nearest: Option<Plan>, memory: f64) -> PlanError {
+    let node = request.chip.node as f64;
+    PlanError::Request(match nearest {
         Some(plan) => format!(
             "no group of up to {} × {} gives a token every {}: the nearest possible is {} with {} chips and one sequence at a \
              time. Fewer bits a weight or a faster memory help, more chips do not",
@@ -156,7 +193,7 @@ pub fn plan(request: &Request, calibration: &Calibration) -> Result<Plan, PlanEr
             request.chip.name,
             show_bytes(memory)
         ),
-    }))
+    })
 }
 
 fn groups(node: f64) -> Vec<f64> {
@@ -168,28 +205,23 @@ pub fn weight_bytes(request: &Request) -> f64 {
     request.model.parameters() * request.weight_bits / 8.0
 }
 
-/// As many sequences at once as the latency allows, `most` at most; none where already one is too slow and more chips may help.
-fn best(
-    request: &Request,
-    group: f64,
-    most: f64,
-    calibration: &Calibration,
-) -> Result<Option<Plan>, PlanError> {
+/// As many sequences at once as the latency allows, `most` at most; one where already that is too slow.
+fn best(request: &Request, group: f64, most: f64, calibration: &Calibration) -> Result<Plan, PlanError> {
     let at = |concurrency: f64| step(request, group, concurrency, calibration);
-    let Some(latency) = request.latency else { return Ok(Some(at(most)?)) };
+    let Some(latency) = request.latency else { return Ok(at(most)?) };
     let one = at(1.0)?;
     if one.step_seconds > latency {
-        return Ok(Some(one));
+        return Ok(one);
     }
     let (mut low, mut high) = (1.0, most);
     if at(high)?.step_seconds <= latency {
-        return Ok(Some(at(high)?));
+        return Ok(at(high)?);
     }
     while high - low > 1.0 {
         let middle = ((low + high) / 2.0_f64).floor();
         if at(middle)?.step_seconds <= latency { low = middle } else { high = middle }
     }
-    Ok(Some(at(low)?))
+    Ok(at(low)?)
 }
 
 /// A step of decoding of `concurrency` sequences, each half-way through its answer.
@@ -288,8 +320,8 @@ fn links(
     Ok(2.0 * model.layers * one)
 }
 
-/// As many groups as the wanted concurrency needs, or as the given chips make.
-fn spread(request: &Request, plan: Plan) -> Result<Plan, PlanError> {
+/// As many groups as the wanted concurrency needs, or as the given chips make, with the sequences shared out evenly.
+fn spread(request: &Request, plan: Plan, calibration: &Calibration) -> Result<Plan, PlanError> {
     let needed = request.concurrency.map_or(1.0, |wanted| (wanted / plan.concurrency).ceil());
     let groups = match request.chips {
         Some(chips) => (chips / plan.group).floor(),
@@ -307,6 +339,10 @@ fn spread(request: &Request, plan: Plan) -> Result<Plan, PlanError> {
             groups * plan.concurrency
         )));
     }
+    let plan = match request.concurrency {
+        Some(wanted) => step(request, plan.group, (wanted / groups).ceil(), calibration)?,
+        None => plan,
+    };
     Ok(Plan { groups, ..plan })
 }
 
@@ -341,14 +377,44 @@ mod tests {
         let calibration = Calibration::shipped();
         let plan_of = |request: &Request| plan(request, &calibration);
         assert_eq!(plan_of(&request("llama-3.1-8b", "h100")).unwrap().group, 1.0);
-        assert_eq!(plan_of(&request("llama-3.1-70b", "h100")).unwrap().group, 2.0);
+        // Two chips hold 70B, and then have room for four sequences; four have room for a hundred.
+        let wide = plan_of(&request("llama-3.1-70b", "h100")).unwrap();
+        assert!(wide.group == 4.0 && wide.concurrency > 100.0, "{wide:?}");
         let mut quick = request("llama-3.1-70b", "h100");
         quick.latency = Some(0.012);
         let quick = plan_of(&quick).unwrap();
         assert!(quick.group >= 8.0 && quick.step_seconds <= 0.012, "{quick:?}");
         let mut narrow = request("llama-3.1-70b", "h100");
         narrow.weight_bits = 4.0;
-        assert_eq!(plan_of(&narrow).unwrap().group, 1.0);
+        assert!(plan_of(&narrow).unwrap().group < wide.group);
+    }
+
+    /// No other number of chips in groups of one size serves as many with fewer.
+    #[test]
+    fn a_wanted_concurrency_takes_the_fewest_chips() {
+        let calibration = Calibration::shipped();
+        for wanted in [1.0, 40.0, 200.0, 2_000.0] {
+            let mut request = request("llama-3.1-70b", "h100");
+            (request.concurrency, request.latency) = (Some(wanted), Some(0.03));
+            let found = plan(&request, &calibration).unwrap();
+            assert!(found.groups * found.concurrency >= wanted && found.step_seconds <= 0.03, "{found:?}");
+            for chips in (1..found.chips() as u32).map(f64::from) {
+                request.chips = Some(chips);
+                assert!(
+                    plan(&request, &calibration).is_err(),
+                    "{wanted} on {chips} chips instead of {found:?}"
+                );
+            }
+        }
+    }
+
+    /// A card without links serves what one holds, though larger groups are thought of.
+    #[test]
+    fn a_missing_figure_matters_only_where_it_is_needed() {
+        let calibration = Calibration::shipped();
+        assert_eq!(plan(&request("llama-3.1-8b", "4090"), &calibration).unwrap().group, 1.0);
+        let message = plan(&request("llama-3.1-70b", "mi300x"), &calibration).unwrap();
+        assert!(message.group <= 8.0, "{message:?}");
     }
 
     #[test]

@@ -107,6 +107,7 @@ pub struct Search<'a> {
 /// [`SplitError`], saying what is nearest possible.
 pub fn search(search: &Search, calibration: &Calibration) -> Result<Found, SplitError> {
     let memory = search.chip.memory_bytes()?;
+    check(search)?;
     let mut best: Option<Found> = None;
     let mut closest: Option<Footprint> = None;
     let mut divided = false;
@@ -133,6 +134,27 @@ pub fn search(search: &Search, calibration: &Calibration) -> Result<Found, Split
         (Some(found), _) => Ok(found),
         (None, Some(closest)) if divided => Err(shortage(search, &closest, memory)),
         _ => Err(SplitError::Division(indivisible(search))),
+    }
+}
+
+/// What is asked of the split must be possible for the model.
+fn check(search: &Search) -> Result<(), SplitError> {
+    let (model, wanted) = (search.work.model, &search.wanted);
+    let fault = |message: String| Err(SplitError::Division(message));
+    if let Some(tp) = wanted.tp.filter(|tp| model.heads % tp != 0.0) {
+        let able: Vec<String> =
+            divisors(model.heads).into_iter().take_while(|tp| *tp <= 64.0).map(|tp| tp.to_string()).collect();
+        return fault(format!("--tp {tp} does not divide {} heads; {} do", model.heads, able.join(", ")));
+    }
+    if let Some(pp) = wanted.pp.filter(|pp| *pp > model.layers) {
+        return fault(format!("--pp {pp}: the model has {} layers, a stage at least one", model.layers));
+    }
+    match (wanted.ep, model.experts) {
+        (Some(ep), None) if ep > 1.0 => fault(format!("--ep {ep}: the model has no experts to share out")),
+        (Some(ep), Some(experts)) if experts.count % ep != 0.0 => {
+            fault(format!("--ep {ep} does not divide {} experts", experts.count))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -192,7 +214,7 @@ fn splits(search: &Search) -> Vec<Split> {
 fn works<'a>(search: &Search<'a>, split: Split) -> Vec<(Work<'a>, Split)> {
     let wanted = &search.wanted;
     let micro_batches = options(wanted.micro_batch, vec![1.0, 2.0, 4.0, 8.0, 16.0, 32.0]);
-    let fused = search.work.program.has_fused_attention;
+    let fused = search.work.program.attention.is_fused();
     let modes = match wanted.recompute {
         Some(mode) => vec![mode],
         None if fused => vec![Recompute::None, Recompute::Full],
@@ -294,9 +316,10 @@ fn indivisible(search: &Search) -> String {
         model.layers,
         match search.is_batch_free {
             true => " (or at most four times it; give --global-batch for more)".to_owned(),
+            false if batch < chips => format!("; the nearest batch that {chips} replicas divide is {chips}"),
             false => format!(
                 "; the nearest batches that {chips} replicas divide are {} and {}",
-                (batch / chips).floor().max(1.0) * chips,
+                (batch / chips).floor() * chips,
                 ((batch / chips).floor() + 1.0) * chips
             ),
         }

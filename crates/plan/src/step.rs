@@ -64,12 +64,37 @@ pub enum Schedule {
 }
 
 impl Schedule {
-    /// The bubble in times of a micro-batch's forward and backward pass through one of `stages` stages.
-    pub fn bubble(self, stages: f64) -> f64 {
+    /// Seconds that a chip of `stages` stages waits for others in a step: `pass` computes a micro-batch forward and
+    /// backward, `beside` is the communication that it waits for then, `alone` that of a micro-batch that has no other
+    /// beside it, and `border` a send to the next stage and back.
+    pub fn bubble_seconds(self, stages: f64, pass: f64, beside: f64, alone: f64, border: f64) -> f64 {
         match self {
-            Schedule::Interleaved(pieces) => (stages - 1.0) / pieces,
-            Schedule::ZeroBubble => (stages - 1.0) / 3.0,
-            Schedule::DualPipe => (stages / 2.0 - 1.0).max(0.0) * 2.0 / 3.0,
+            Schedule::Interleaved(pieces) => (stages - 1.0) * ((pass + beside) / pieces + border),
+            Schedule::ZeroBubble => (stages - 1.0) * ((pass + beside) / 3.0 + border),
+            // Forward and backward beside each other, a backward pass alone, less three passes for weights.
+            Schedule::DualPipe => {
+                let pair = pass + beside;
+                let backward = 2.0 / 3.0 * pass + alone / 2.0;
+                (stages / 2.0 - 1.0).max(0.0) * (pair + backward - pass + border)
+            }
+        }
+    }
+
+    /// Micro-batches of a step whose passes have none of another's beside them, while the stages fill and empty.
+    /// DualPipe's chips count 3·h − r − 1 of them, h = stages / 2 and r from 0 to h − 1 (deepseek-ai/DualPipe,
+    /// dualpipe.py, steps 1 to 8): this is their mean.
+    pub fn alone(self, stages: f64) -> f64 {
+        match self {
+            Schedule::Interleaved(_) | Schedule::ZeroBubble => stages - 1.0,
+            Schedule::DualPipe => 1.25 * stages - 0.5,
+        }
+    }
+
+    /// Pieces of a stage.
+    pub fn pieces(self) -> f64 {
+        match self {
+            Schedule::Interleaved(pieces) => pieces,
+            Schedule::ZeroBubble | Schedule::DualPipe => 1.0,
         }
     }
 }
@@ -102,11 +127,41 @@ impl Split {
     }
 }
 
+/// How attention is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attention {
+    /// Scores are written to memory.
+    Plain,
+    /// In one kernel that keeps no scores (Dao 2023, "FlashAttention-2", arXiv:2307.08691).
+    Fused,
+    /// In one that also uses the asynchronous units of Hopper and later chips (Shah et al. 2024, "FlashAttention-3",
+    /// arXiv:2407.08608; cuDNN 9).
+    Asynchronous,
+}
+
+impl Attention {
+    /// Whether no scores are kept.
+    pub fn is_fused(self) -> bool {
+        self != Attention::Plain
+    }
+}
+
+/// What hides the exchange of tokens among experts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExpertOverlap {
+    /// Nothing.
+    Nothing,
+    /// The experts that every token goes to (DeepSeek-V2, section 3.1.3).
+    SharedExperts,
+    /// All computation of another micro-batch (DeepSeek-V3, section 3.2.1).
+    Everything,
+}
+
 /// What the training program can do.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Program {
-    /// Attention in one kernel that keeps no scores.
-    pub has_fused_attention: bool,
+    /// How attention is computed.
+    pub attention: Attention,
     /// Whether what tensor parallelism leaves whole is split over the sequence (Korthikanti et al. 2022, section 4.2.2).
     pub has_sequence_parallel: bool,
     /// Communication of tensor parallelism beside the products.
@@ -115,8 +170,8 @@ pub struct Program {
     pub overlaps_pipeline: bool,
     /// Exchange of gradients and weights beside the passes.
     pub overlaps_data: bool,
-    /// Exchange of tokens among experts beside the computation.
-    pub overlaps_experts: bool,
+    /// What the exchange of tokens among experts goes beside.
+    pub overlaps_experts: ExpertOverlap,
     /// Attention and feed-forward layer side by side on one input (PaLM, section 2).
     pub has_parallel_block: bool,
     /// Whether it trains with dropout, whose masks are moved and kept.
@@ -132,12 +187,12 @@ pub struct Program {
 impl Program {
     /// What today's programs do (Megatron-Core, torchtitan).
     pub const MODERN: Program = Program {
-        has_fused_attention: true,
+        attention: Attention::Asynchronous,
         has_sequence_parallel: true,
         overlaps_tensor: false,
         overlaps_pipeline: true,
         overlaps_data: true,
-        overlaps_experts: false,
+        overlaps_experts: ExpertOverlap::Nothing,
         has_parallel_block: false,
         has_dropout: false,
         reserved: 0.0,
@@ -207,7 +262,7 @@ impl Work<'_> {
     /// Operations of a step with those that are done twice.
     pub fn hardware_flops(&self) -> f64 {
         let again = match self.recompute {
-            Recompute::Selective if !self.program.has_fused_attention => {
+            Recompute::Selective if !self.program.attention.is_fused() => {
                 self.model.attention_flops(self.sequence)
             }
             other => other.layers_again() * self.model.forward_flops(self.sequence),
@@ -263,13 +318,20 @@ pub fn step(
     let stage = compute::stage(work, split, &speeds);
     let micro_batches = work.micro_batches(split);
     let pass = stage.pass_seconds();
-    let talk = network::layers(work, split, &links, pass / stage.layers);
+    let talk = network::layers(work, split, &links, pass / stage.layers, stage.shared);
     let exchange = network::exchange(work, split, &links);
     // Sharded weights are fetched for every micro-batch, so all passes hide them; sums of gradients are sent after the last.
     let beside = if split.zero == 3 { micro_batches * pass } else { pass };
     let times = Times {
         micro_batches,
-        bubble: split.schedule.bubble(split.pp) * (pass + stage.layers * talk.seconds()),
+        alone: split.schedule.alone(split.pp).min(micro_batches),
+        bubble: split.schedule.bubble_seconds(
+            split.pp,
+            pass,
+            stage.layers * talk.seconds(),
+            stage.layers * talk.seconds_alone(),
+            talk.border,
+        ),
         exchange: network::exposed(exchange, beside, work.program.overlaps_data, calibration),
         optimiser: compute::optimiser_seconds(work, split, &speeds),
     };
@@ -287,6 +349,7 @@ pub fn step(
 /// Seconds of a step beside those of its layers, and how often these run.
 struct Times {
     micro_batches: f64,
+    alone: f64,
     bubble: f64,
     exchange: f64,
     optimiser: f64,
@@ -333,8 +396,10 @@ fn parts(work: &Work, stage: &compute::Stage, talk: &network::Talk, times: &Time
         },
         Part {
             name: "expert-parallel communication",
-            seconds: per_layer(talk.experts),
-            formula: "dispatch and combine of tokens · distinct nodes · hidden, forward and backward",
+            seconds: per_layer(talk.experts)
+                + times.alone * stage.layers * (talk.experts_alone - talk.experts),
+            formula: "dispatch and combine of tokens · distinct nodes · hidden, forward and backward; of micro-batches \
+                      with no other beside them nothing is hidden",
         },
         Part {
             name: "pipeline communication",
@@ -344,7 +409,7 @@ fn parts(work: &Work, stage: &compute::Stage, talk: &network::Talk, times: &Time
         Part {
             name: "pipeline bubble",
             seconds: times.bubble,
-            formula: "(stages − 1) / pieces · a micro-batch's time",
+            formula: "(stages − 1) · (a micro-batch's time / pieces + a send to the next stage and back)",
         },
         Part {
             name: "gradient and weight exchange",

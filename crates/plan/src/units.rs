@@ -28,6 +28,14 @@ pub enum UnitError {
         /// What may have been meant, or nothing.
         hint: String,
     },
+    /// A number whose unit nobody can guess.
+    #[error("`{text}` has no unit; write one of {known}")]
+    NoUnit {
+        /// What was given.
+        text: String,
+        /// The units there are.
+        known: &'static str,
+    },
     /// Zero, less than zero, or beyond what can be computed with.
     #[error("`{text}` must be a finite number above zero")]
     OutOfRange {
@@ -69,6 +77,7 @@ const BYTES: &[Unit] = &[
 ];
 const BYTE_NAMES: &str = "B, kB, MB, GB, TB, PB, EB, KiB, MiB, GiB, TiB, PiB";
 const SECONDS: &[Unit] = &[
+    (&["µs", "μs", "us", "microsecond", "microseconds", "微秒"], 1e-6),
     (&["ms", "millisecond", "milliseconds", "毫秒"], 1e-3),
     (&["s", "sec", "second", "seconds", "秒"], 1.0),
     (&["min", "minute", "minutes", "分钟", "分"], 60.0),
@@ -78,7 +87,7 @@ const SECONDS: &[Unit] = &[
     (&["month", "months", "个月", "月"], 2_629_800.0),
     (&["y", "year", "years", "年"], 31_557_600.0),
 ];
-const SECOND_NAMES: &str = "ms, s, min, h, d, w, months, y";
+const SECOND_NAMES: &str = "µs, ms, s, min, h, d, w, months, y";
 
 /// A count such as `70B`, `1.4T` or `6千亿`; a word behind the unit must be `noun` (`4T tokens`).
 ///
@@ -108,6 +117,17 @@ pub fn seconds(text: &str) -> Result<f64, UnitError> {
     let (number, unit) = split(text, "10d or 36h")?;
     let unit = if unit.is_empty() { "d" } else { unit };
     scaled(text, number, unit, SECONDS, ("time", SECOND_NAMES))
+}
+
+/// A short time such as `30ms` or `10min`, in seconds. A bare number is refused: nobody means days by it.
+///
+/// # Errors
+/// [`UnitError`], by name.
+pub fn short_seconds(text: &str) -> Result<f64, UnitError> {
+    match split(text, "30ms or 10min")? {
+        (_, "") => Err(UnitError::NoUnit { text: text.to_owned(), known: SECOND_NAMES }),
+        _ => seconds(text),
+    }
 }
 
 /// The number at the beginning and the rest. Commas and underscores between digits are thousands' separators.
@@ -258,6 +278,16 @@ mod tests {
     }
 
     #[test]
+    fn a_short_time_has_a_unit() {
+        assert_eq!(short_seconds("30ms"), Ok(0.03));
+        assert_eq!(short_seconds("2 µs").map(|seconds| (seconds * 1e9).round()), Ok(2_000.0));
+        assert_eq!(short_seconds("10min"), Ok(600.0));
+        let message = short_seconds("30").unwrap_err().to_string();
+        assert!(message.contains("`30` has no unit") && message.contains("ms"), "{message}");
+        assert!(short_seconds("30 parsecs").is_err() && short_seconds("soon").is_err());
+    }
+
+    #[test]
     fn mistakes_are_named() {
         for (error, parts) in [
             (count("1PB", "tokens").unwrap_err(), &["`PB`", "tokens", "--raw"][..]),
@@ -270,7 +300,7 @@ mod tests {
             (bytes("1P").unwrap_err(), &["`P`", "PB"]),
             (bytes("5T").unwrap_err(), &["write TB"]),
             (seconds("3m").unwrap_err(), &["minutes or months"]),
-            (seconds("3 fortnights").unwrap_err(), &["fortnights", "known: ms, s, min"]),
+            (seconds("3 fortnights").unwrap_err(), &["fortnights", "ms, s, min"]),
             (count("1.2.3B", "tokens").unwrap_err(), &["1.2.3B"]),
         ] {
             let message = error.to_string();

@@ -4,6 +4,7 @@
 //! It must not hold a number of its own.
 #![allow(clippy::unwrap_used)]
 
+use plan::architecture::origins;
 use plan::calibration::Calibration;
 use plan::catalog::{Catalog, Figure, Precision};
 use plan::published::{self, Set};
@@ -23,6 +24,9 @@ struct Document {
     lengths: &'static str,
     memory: &'static str,
     chips: &'static str,
+    shapes: &'static str,
+    makers: &'static str,
+    read: [&'static str; 2],
     sets: [&'static str; 3],
 }
 
@@ -30,21 +34,27 @@ const DOCUMENTS: [Document; 2] = [
     Document {
         path: "docs/plan.md",
         runs: "| Run | Rows are | Measured | Predicted | Error | Error of a constant share |",
-        sources: "| Run | Source | Not told there, and how it was taken |",
+        sources: "| Run | Read | Source | Not told there, and how it was taken |",
         medians: "| Rows | How many | Median error | Of a constant share |",
-        lengths: "| Run | Published | Computed | Error | Source |",
+        lengths: "| Run | Published | Computed | Error | Read | Source |",
         memory: "| What | Published, GB | Computed, GB | Error |",
         chips: "| Chip | bf16 | fp8 | int8 | Memory, GB | GB/s | Links, GB/s | Network, GB/s | W |",
+        shapes: "| Model | Read | Source |",
+        makers: "| Read | Source of chips' figures |",
+        read: ["yes", "no"],
         sets: ["fitted", "held out", "more"],
     },
     Document {
         path: "docs/plan.zh-CN.md",
         runs: "| 训练 | 用途 | 实测 | 预测 | 误差 | 常数利用率的误差 |",
-        sources: "| 训练 | 来源 | 来源未说明而取定的 |",
+        sources: "| 训练 | 已核对 | 来源 | 来源未说明而取定的 |",
         medians: "| 各行 | 行数 | 误差中位数 | 常数利用率的误差 |",
-        lengths: "| 训练 | 公布值 | 计算值 | 误差 | 来源 |",
+        lengths: "| 训练 | 公布值 | 计算值 | 误差 | 已核对 | 来源 |",
         memory: "| 内容 | 公布值 GB | 计算值 GB | 误差 |",
         chips: "| 芯片 | bf16 | fp8 | int8 | 内存 GB | GB/s | 互联 GB/s | 网络 GB/s | W |",
+        shapes: "| 模型 | 已核对 | 来源 |",
+        makers: "| 已核对 | 芯片数据的来源 |",
+        read: ["是", "否"],
         sets: ["拟合", "留出", "另加"],
     },
 ];
@@ -67,6 +77,8 @@ impl Document {
             "lengths" => self.lengths(&calibration),
             "memory" => self.memory(),
             "chips" => self.chips(),
+            "shapes" => self.shapes(),
+            "makers" => self.makers(),
             _ => panic!("{}: there is no table {name}", self.path),
         }
     }
@@ -90,16 +102,37 @@ impl Document {
 
     /// Runs of one source and one note stand in one row.
     fn sources(&self) -> String {
-        let mut rows: Vec<(String, String, String)> = Vec::new();
+        let mut rows: Vec<(String, String, String, bool)> = Vec::new();
         for run in published::runs() {
             match rows.iter_mut().find(|row| row.1 == run.source && row.2 == run.assumed) {
                 Some(row) => row.0 = format!("{}, {}", row.0, run.name),
-                None => rows.push((run.name, run.source, run.assumed)),
+                None => rows.push((run.name, run.source, run.assumed, run.is_reached)),
             }
         }
-        let mut table = format!("{}\n|---|---|---|\n", self.sources);
-        for (name, source, assumed) in rows {
-            let _ = writeln!(table, "| {name} | {source} | {assumed} |");
+        let mut table = format!("{}\n|---|---|---|---|\n", self.sources);
+        for (name, source, assumed, is_reached) in rows {
+            let _ = writeln!(table, "| {name} | {} | {source} | {assumed} |", self.read(is_reached));
+        }
+        table
+    }
+
+    fn read(&self, is_reached: bool) -> &str {
+        self.read[usize::from(!is_reached)]
+    }
+
+    fn shapes(&self) -> String {
+        let mut table = format!("{}\n|---|---|---|\n", self.shapes);
+        for origin in origins() {
+            let read = self.read(origin.is_reached);
+            let _ = writeln!(table, "| `{}` | {read} | {} |", origin.name, origin.source);
+        }
+        table
+    }
+
+    fn makers(&self) -> String {
+        let mut table = format!("{}\n|---|---|\n", self.makers);
+        for (source, is_reached) in Catalog::shipped_sources() {
+            let _ = writeln!(table, "| {} | {source} |", self.read(is_reached));
         }
         table
     }
@@ -122,17 +155,18 @@ impl Document {
     }
 
     fn lengths(&self, calibration: &Calibration) -> String {
-        let mut table = format!("{}\n|---|---|---|---|---|\n", self.lengths);
+        let mut table = format!("{}\n|---|---|---|---|---|---|\n", self.lengths);
         for length in published::lengths(calibration) {
             let show = |value: f64| if value < 1000.0 { format!("{value:.1}") } else { grouped(value) };
             let _ = writeln!(
                 table,
-                "| {} | {} {} | {} | {:+.1} % | {} |",
+                "| {} | {} {} | {} | {:+.1} % | {} | {} |",
                 length.name,
                 show(length.published),
                 length.unit,
                 show(length.computed),
                 100.0 * length.error,
+                self.read(length.is_reached),
                 length.source
             );
         }
@@ -191,7 +225,7 @@ impl Document {
             written.push(name);
             rest = after;
         }
-        assert_eq!(written.len(), 6, "{}: tables {written:?}", self.path);
+        assert_eq!(written.len(), 8, "{}: tables {written:?}", self.path);
         rendered + rest
     }
 }

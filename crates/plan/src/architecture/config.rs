@@ -55,7 +55,10 @@ fn experts(keys: &Keys, layers: f64) -> Option<Experts> {
     let count = keys.number(&["n_routed_experts", "num_local_experts", "num_experts"])?;
     let ffn = keys.number(&["moe_intermediate_size", "intermediate_size"])?;
     let shared_width = keys.number(&["shared_expert_intermediate_size"]).map(|width| width / ffn);
+    let groups = keys.number(&["n_group"]).unwrap_or(1.0);
     Some(Experts {
+        groups,
+        chosen_groups: keys.number(&["topk_group"]).unwrap_or(groups),
         count,
         chosen: keys.number(&["num_experts_per_tok", "moe_topk", "moe_k"]).unwrap_or(2.0),
         shared: keys.number(&["n_shared_experts"]).or(shared_width).unwrap_or(0.0),
@@ -91,9 +94,10 @@ mod tests {
             "num_hidden_layers":61,"num_key_value_heads":128,"intermediate_size":18432,"vocab_size":129280,
             "q_lora_rank":1536,"kv_lora_rank":512,"qk_rope_head_dim":64,"qk_nope_head_dim":128,"v_head_dim":128,
             "n_routed_experts":256,"num_experts_per_tok":8,"n_shared_experts":1,"moe_intermediate_size":2048,
-            "first_k_dense_replace":3}"#;
+            "first_k_dense_replace":3,"n_group":8,"topk_group":4}"#;
         let shape = from_config(deepseek, "c").unwrap();
         assert_eq!(shape.parameters(), known("deepseek-v3").unwrap().parameters());
+        assert_eq!(shape.experts, known("deepseek-v3").unwrap().experts);
         let message = from_config(r#"{"hidden_size":64}"#, "here/config.json").unwrap_err().to_string();
         assert!(message.contains("here/config.json") && message.contains("num_attention_heads"), "{message}");
     }

@@ -18,6 +18,7 @@ struct Row {
     #[serde(default)]
     also: Vec<String>,
     source: String,
+    reached: bool,
     layers: f64,
     hidden: f64,
     ffn: f64,
@@ -43,6 +44,14 @@ struct ExpertsRow {
     ffn: f64,
     #[serde(default)]
     dense_layers: f64,
+    #[serde(default = "one")]
+    groups: f64,
+    #[serde(default = "one")]
+    chosen_groups: f64,
+}
+
+fn one() -> f64 {
+    1.0
 }
 
 #[derive(Deserialize)]
@@ -58,6 +67,23 @@ struct LatentRow {
 pub fn known(name: &str) -> Option<Architecture> {
     let wanted = name.to_lowercase().replace(['_', ' '], "-");
     rows().into_iter().find(|row| row.name == wanted || row.also.contains(&wanted)).map(Row::architecture)
+}
+
+/// Where a known shape comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// The model.
+    pub name: String,
+    /// The source.
+    pub source: String,
+    /// Whether the source's text was read beside the row.
+    pub is_reached: bool,
+}
+
+/// Where each known shape comes from, in the table's order.
+pub fn origins() -> Vec<Origin> {
+    let origin = |row: Row| Origin { name: row.name, source: row.source, is_reached: row.reached };
+    rows().into_iter().map(origin).collect()
 }
 
 /// All names, in the table's order.
@@ -87,6 +113,8 @@ impl Row {
                 shared: row.shared,
                 ffn: row.ffn,
                 dense_layers: row.dense_layers,
+                groups: row.groups,
+                chosen_groups: row.chosen_groups,
             }),
             latent: self.latent.map(|row| Latent {
                 query_rank: row.query_rank,

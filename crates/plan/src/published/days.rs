@@ -33,6 +33,7 @@ struct Row {
     step_seconds: Option<f64>,
     chip_hours: Option<f64>,
     source: String,
+    reached: bool,
 }
 
 /// A published length beside the computed one.
@@ -50,6 +51,8 @@ pub struct Length {
     pub error: f64,
     /// Where it is published.
     pub source: String,
+    /// Whether the source's text was read beside the row.
+    pub is_reached: bool,
 }
 
 /// All of them.
@@ -99,6 +102,7 @@ fn length(row: Row, catalog: &Catalog, calibration: &Calibration) -> Length {
         computed,
         error: computed / published - 1.0,
         source: row.source,
+        is_reached: row.reached,
     }
 }
 

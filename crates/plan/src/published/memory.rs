@@ -23,6 +23,7 @@ struct File {
 #[serde(deny_unknown_fields)]
 struct Table {
     source: String,
+    reached: bool,
     sizes: Vec<f64>,
     full_mixed: Line,
     full_pure16: Line,
@@ -49,6 +50,7 @@ struct Measured {
     sequence: f64,
     gb: f64,
     source: String,
+    reached: bool,
 }
 
 /// Published memory beside the computed one.
@@ -64,6 +66,8 @@ pub struct Comparison {
     pub bytes_per_parameter: Option<(f64, f64)>,
     /// Where it is published.
     pub source: String,
+    /// Whether the source's text was read beside the row.
+    pub is_reached: bool,
 }
 
 impl Comparison {
@@ -89,14 +93,14 @@ pub fn memory() -> Vec<Comparison> {
     let mut all = Vec::new();
     for (name, method, line) in lines {
         for (size, published_gb) in table.sizes.iter().zip(&line.gb) {
-            all.push(estimated(name, method, *size, (line.bytes, *published_gb), &table.source));
+            all.push(estimated(name, method, *size, (line.bytes, *published_gb), table));
         }
     }
     all.extend(file.measured.into_iter().map(measured));
     all
 }
 
-fn estimated(name: &str, method: Method, size: f64, (bytes, gb): (f64, f64), source: &str) -> Comparison {
+fn estimated(name: &str, method: Method, size: f64, (bytes, gb): (f64, f64), table: &Table) -> Comparison {
     let model = Architecture::of_size(size * 1e9).expect("sizes of the table are usual");
     let (states, trained) = method.states(&model);
     let work = Work { trained, recompute: Recompute::Full, ..work(&model, 1.0, SEQUENCE) };
@@ -107,7 +111,8 @@ fn estimated(name: &str, method: Method, size: f64, (bytes, gb): (f64, f64), sou
         published_gb: gb,
         computed_gb: footprint.bytes() / 1e9,
         bytes_per_parameter: Some((bytes, kept / model.parameters())),
-        source: source.to_owned(),
+        source: table.source.clone(),
+        is_reached: table.reached,
     }
 }
 
@@ -122,6 +127,7 @@ fn measured(row: Measured) -> Comparison {
         computed_gb: (footprint.bytes() - RUNTIME_BYTES) / 1e9,
         bytes_per_parameter: None,
         source: row.source,
+        is_reached: row.reached,
     }
 }
 

@@ -27,7 +27,10 @@ pub struct Speeds {
     products: f64,
     /// Products that stay in 16 bits.
     wide: f64,
-    attention: f64,
+    /// Attention in one kernel.
+    fused: f64,
+    /// The two products of attention that is not fused, whose inner size is a head's width.
+    batched: f64,
     /// Bytes a second.
     memory: f64,
 }
@@ -35,11 +38,13 @@ pub struct Speeds {
 impl Speeds {
     pub fn new(work: &Work, chip: &Chip, calibration: &Calibration) -> Result<Speeds, CatalogError> {
         let engine = if work.program.is_deepspeed { calibration.deepspeed } else { 1.0 };
-        let share = calibration.products_of(chip).0 * engine * (1.0 - work.program.reserved);
+        let free = engine * (1.0 - work.program.reserved);
+        let share = calibration.products_of(chip).0 * free;
         let wide = match work.precision {
             Precision::Fp8 | Precision::Fp4 | Precision::Int8 => Precision::Bf16,
             precision => precision,
         };
+        let fused = chip.peak(wide)? * free * calibration.attention_of(chip, work.program.attention);
         let wide = chip.peak(wide)? * share;
         let narrow = match work.precision {
             Precision::Fp8 | Precision::Fp4 | Precision::Int8 => calibration.fp8,
@@ -48,7 +53,8 @@ impl Speeds {
         Ok(Speeds {
             products: chip.peak(work.precision)? * share * narrow,
             wide,
-            attention: wide * calibration.attention,
+            fused,
+            batched: wide * calibration.batched,
             memory: chip.bytes_per_second()? * calibration.memory * engine,
         })
     }
@@ -62,6 +68,8 @@ pub struct Stage {
     pub attention: f64,
     pub streaming: f64,
     pub recomputed: f64,
+    /// The part of `products` that shared experts are.
+    pub shared: f64,
     /// What the slowest stage takes longer than its layers.
     pub head_seconds: f64,
 }
@@ -105,7 +113,7 @@ pub fn stage(work: &Work, split: &Split, speeds: &Speeds) -> Stage {
     };
     let (attention_forward, attention_backward) = attention(work, split, speeds, tokens);
     let recomputed = match work.recompute {
-        Recompute::Selective if !work.program.has_fused_attention => attention_forward,
+        Recompute::Selective if !work.program.attention.is_fused() => attention_forward,
         other => other.layers_again() * (forward.products + attention_forward + forward.streaming),
     };
     let recomputed = recomputed + work.recomputed_share * forward.products;
@@ -115,6 +123,7 @@ pub fn stage(work: &Work, split: &Split, speeds: &Speeds) -> Stage {
         attention: attention_forward + attention_backward,
         streaming: 2.5 * forward.streaming + accumulated,
         recomputed,
+        shared: (1.0 + backward) * share * shared_products(model, split, speeds, tokens),
         head_seconds: 0.0,
     };
     stage.head_seconds = head(work, split, speeds, tokens, stage.pass_seconds());
@@ -151,13 +160,7 @@ fn layer(work: &Work, split: &Split, speeds: &Speeds, tokens: f64, has_experts: 
     }
     let (width, rows, count) = match (has_experts, model.experts) {
         (true, Some(experts)) => {
-            let shared = [(1.0, experts.shared)].into_iter().filter(|(_, shared)| *shared > 0.0);
-            for (_, shared) in shared {
-                for (inputs, outputs) in model.ffn_matrices(experts.ffn * shared) {
-                    products +=
-                        product(tokens, inputs * outputs / split.tp, inputs, outputs / split.tp, 1.0, speeds);
-                }
-            }
+            products += shared_products(model, split, speeds, tokens);
             (experts.ffn, tokens * experts.chosen * split.ep / experts.count, experts.count / split.ep)
         }
         _ => (model.ffn, tokens, 1.0),
@@ -183,6 +186,15 @@ fn layer(work: &Work, split: &Split, speeds: &Speeds, tokens: f64, has_experts: 
     Forward { products, streaming: passes * bytes / speeds.memory }
 }
 
+/// Seconds of a forward pass through the experts that every token goes to.
+fn shared_products(model: &Architecture, split: &Split, speeds: &Speeds, tokens: f64) -> f64 {
+    let Some(experts) = model.experts.filter(|experts| experts.shared > 0.0) else { return 0.0 };
+    let each = |(inputs, outputs): (f64, f64)| {
+        product(tokens, inputs * outputs / split.tp, inputs, outputs / split.tp, 1.0, speeds)
+    };
+    model.ffn_matrices(experts.ffn * experts.shared).into_iter().map(each).sum()
+}
+
 /// Seconds of `count` products of (rows, inputs) with weights of `area` elements.
 fn product(rows: f64, area: f64, inputs: f64, outputs: f64, count: f64, speeds: &Speeds) -> f64 {
     let bytes = ACTIVATION * (rows * inputs + area + rows * outputs);
@@ -194,14 +206,14 @@ fn attention(work: &Work, split: &Split, speeds: &Speeds, tokens: f64) -> (f64, 
     let model = work.model;
     let pairs = tokens * work.sequence;
     let widths = (model.query_width() + model.value_width()) / split.tp;
-    match work.program.has_fused_attention {
+    match work.program.attention.is_fused() {
         // Half of the pairs are masked and not computed; backward computes scores again: five products for two.
         true => {
-            let forward = pairs * widths / speeds.attention;
+            let forward = pairs * widths / speeds.fused;
             (forward, 2.5 * forward)
         }
         false => {
-            let forward = 2.0 * pairs * widths / speeds.attention;
+            let forward = 2.0 * pairs * widths / speeds.batched;
             let scores = pairs * model.heads / split.tp / speeds.memory;
             (forward + SCORE_BYTES_FORWARD * scores, 2.0 * forward + SCORE_BYTES_BACKWARD * scores)
         }
@@ -210,7 +222,7 @@ fn attention(work: &Work, split: &Split, speeds: &Speeds, tokens: f64) -> (f64, 
 
 /// The formula of the part "attention".
 pub fn attention_formula(program: &Program) -> &'static str {
-    match program.has_fused_attention {
+    match program.attention.is_fused() {
         true => {
             "tokens · sequence · (query + value width), half of the pairs masked, backward 2.5 times that"
         }

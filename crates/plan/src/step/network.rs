@@ -1,7 +1,7 @@
 //! Communication of a step. It must not know arithmetic.
 
 use super::compute::chip_parameters;
-use super::{Schedule, Split, Trained, Work};
+use super::{ExpertOverlap, Split, Trained, Work};
 use crate::calibration::Calibration;
 use crate::catalog::{CatalogError, Chip, Figure, Precision};
 
@@ -70,7 +70,11 @@ pub struct Talk {
     pub tensor: f64,
     pub context: f64,
     pub experts: f64,
+    /// As `experts`, of a micro-batch that has no other beside it.
+    pub experts_alone: f64,
     pub pipeline: f64,
+    /// One send there and one back at a border, which filling the stages waits for.
+    pub border: f64,
 }
 
 impl Talk {
@@ -78,10 +82,15 @@ impl Talk {
     pub fn seconds(&self) -> f64 {
         self.tensor + self.context + self.experts
     }
+
+    /// Seconds in a layer of a micro-batch that has no other beside it.
+    pub fn seconds_alone(&self) -> f64 {
+        self.tensor + self.context + self.experts_alone
+    }
 }
 
-/// Communication of the layers; `computed` is the seconds that a layer computes.
-pub fn layers(work: &Work, split: &Split, links: &Links, computed: f64) -> Talk {
+/// Communication of the layers; `computed` is the seconds that a layer computes, `shared` those of its shared experts.
+pub fn layers(work: &Work, split: &Split, links: &Links, computed: f64, shared: f64) -> Talk {
     let model = work.model;
     let program = &work.program;
     let tokens = work.micro_batch * work.sequence / split.cp;
@@ -97,11 +106,23 @@ pub fn layers(work: &Work, split: &Split, links: &Links, computed: f64) -> Talk 
         true => seconds - (links.hidden * seconds).min(computed),
         false => seconds,
     };
+    let (beside, alone) = match program.overlaps_experts {
+        ExpertOverlap::Nothing => (experts, experts),
+        // Shared experts belong to the same micro-batch.
+        ExpertOverlap::SharedExperts => {
+            let left = experts - (links.hidden * experts).min(shared);
+            (left, left)
+        }
+        ExpertOverlap::Everything => (hide(experts, true), experts),
+    };
+    let border = border(split, links, row);
     Talk {
         tensor: hide(tensor, program.overlaps_tensor),
         context,
-        experts: hide(experts, program.overlaps_experts),
-        pipeline: hide(between_stages(split, links, row), program.overlaps_pipeline),
+        experts: beside,
+        experts_alone: alone,
+        pipeline: hide(split.schedule.pieces() * border, program.overlaps_pipeline),
+        border,
     }
 }
 
@@ -112,29 +133,33 @@ fn exchange_of_tokens(work: &Work, split: &Split, links: &Links, tokens: f64) ->
         return 0.0;
     }
     let share = work.model.expert_layers() / work.model.layers;
-    let bytes = tokens / split.tp * work.model.hidden * ACTIVATION;
+    let row = tokens / split.tp * work.model.hidden;
     let nodes = (split.ep / links.node).ceil();
+    // A token's experts lie in `chosen_groups` of the groups that the chips are shared out to.
+    let group = split.ep / experts.groups;
+    let nodes_most = experts.chosen_groups * (group / links.node).ceil();
+    let chips_most = experts.chosen_groups * group.ceil();
     // A token goes to each node that holds one of its experts once, and on to them over the links inside.
-    let distinct = nodes * (1.0 - (1.0 - 1.0 / nodes).powf(experts.chosen));
-    let outside = distinct * (nodes - 1.0) / nodes * bytes / links.network;
-    let inside = experts.chosen.min(links.node) * bytes / links.link;
-    4.0 * share * if nodes > 1.0 { outside.max(inside) } else { inside }
+    let distinct = (nodes * (1.0 - (1.0 - 1.0 / nodes).powf(experts.chosen))).min(nodes_most);
+    let copies = experts.chosen.min(links.node).min(chips_most);
+    let each = |bytes: f64| {
+        let outside = distinct * (nodes - 1.0) / nodes * bytes * row / links.network;
+        let inside = copies * bytes * row / links.link;
+        if nodes > 1.0 { outside.max(inside) } else { inside }
+    };
+    // Forward and backward each dispatch, what FP8 products read in FP8 (DeepSeek-V3, section 3.3.3), and combine.
+    2.0 * share * (each(work.precision.bytes().min(ACTIVATION)) + each(ACTIVATION))
 }
 
-/// Sends and receives of a micro-batch at a stage's borders.
-fn between_stages(split: &Split, links: &Links, row: f64) -> f64 {
+/// Seconds of a micro-batch's send to the next stage and of its gradient's back.
+fn border(split: &Split, links: &Links, row: f64) -> f64 {
     if split.pp <= 1.0 {
         return 0.0;
     }
-    let pieces = match split.schedule {
-        Schedule::Interleaved(pieces) => pieces,
-        Schedule::ZeroBubble => 1.0,
-        Schedule::DualPipe => 1.0,
-    };
     // Each tensor-parallel rank sends its part (Narayanan et al. 2021, section 4.1).
     let is_inside = split.chips() <= links.node || links.is_torus;
     let bandwidth = if is_inside { links.link } else { links.network };
-    2.0 * pieces * (row / split.tp / bandwidth + links.network_hop_seconds)
+    2.0 * (row / split.tp / bandwidth + links.network_hop_seconds)
 }
 
 /// Exchange of gradients and weights among replicas in a step, in seconds.

@@ -89,9 +89,18 @@ fn what_cannot_be_says_what_can() {
     let replicas = Wanted { dp: Some(16.0), ..Wanted::default() };
     let odd = Request { batch: Some(7.0), wanted: replicas, ..request("7B", 1e9, "h100", 16.0) };
     assert!(refused(&odd).contains("cannot be divided"), "{}", refused(&odd));
-    let ways = Wanted { tp: Some(7.0), ..Wanted::default() };
-    let odd = Request { wanted: ways, ..request("7B", 1e9, "h100", 16.0) };
-    assert!(refused(&odd).contains("cannot be divided"), "{}", refused(&odd));
+    assert!(refused(&odd).contains("the nearest batch that 16 replicas divide is 16"), "{}", refused(&odd));
+    let asked = |wanted: Wanted, model: &str| Request { wanted, ..request(model, 1e9, "h100", 16.0) };
+    let default = Wanted::default();
+    for (wanted, model, part) in [
+        (Wanted { tp: Some(7.0), ..default }, "7B", "--tp 7 does not divide 32 heads"),
+        (Wanted { pp: Some(64.0), ..default }, "7B", "--pp 64: the model has"),
+        (Wanted { ep: Some(4.0), ..default }, "7B", "no experts"),
+        (Wanted { ep: Some(7.0), ..default }, "mixtral-8x7b", "--ep 7 does not divide 8 experts"),
+    ] {
+        let message = refused(&asked(wanted, model));
+        assert!(message.contains(part), "{part}: {message}");
+    }
     let fast = Request { speed: Speed::PerChip(400e12), ..request("7B", 1e9, "a100", 8.0) };
     assert!(refused(&fast).contains("above the bf16 peak"), "{}", refused(&fast));
     let few = Request { tokens: None, ..request("7B", 1e9, "a100", 8.0) };

@@ -2,6 +2,7 @@
 
 mod chips;
 mod forecast;
+mod graphics;
 mod here;
 mod proof;
 mod serve;

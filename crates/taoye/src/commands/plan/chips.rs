@@ -9,6 +9,9 @@ use plan::units::three;
 use serde_json::{Map, Value, json};
 use std::fmt::Write;
 
+/// What stands beside a figure whose source's text was not read.
+const NOT_READ: &str = " [not read: as other texts quote it]";
+
 /// Prints the catalogue.
 ///
 /// # Errors
@@ -81,8 +84,9 @@ fn sheets(chips: &[&Chip]) -> String {
         let mut text = format!("{} ({}), {} chips within a node's links", chip.name, chip.title, chip.node);
         for (name, unit, figure) in figures(chip) {
             let _ = match figure {
-                Figure::Known { value, source } => {
-                    write!(text, "\n  {name:<18} {} {unit}\n    {source}", three(*value))
+                Figure::Known { value, source, is_reached } => {
+                    let note = if *is_reached { "" } else { NOT_READ };
+                    write!(text, "\n  {name:<18} {} {unit}\n    {source}{note}", three(*value))
                 }
                 Figure::Unpublished(why) => write!(text, "\n  {name:<18} not known: {why}"),
             };
@@ -95,7 +99,9 @@ fn sheets(chips: &[&Chip]) -> String {
 fn json_of(chip: &Chip) -> Value {
     let figure = |(name, unit, figure): (String, &str, &Figure)| {
         let value = match figure {
-            Figure::Known { value, source } => json!({ "value": value, "unit": unit, "source": source }),
+            Figure::Known { value, source, is_reached } => {
+                json!({ "value": value, "unit": unit, "source": source, "source_was_read": is_reached })
+            }
             Figure::Unpublished(why) => json!({ "value": null, "unit": unit, "unpublished": why }),
         };
         (name.replace(' ', "_"), value)

@@ -1,13 +1,12 @@
 //! `taoye plan --here`: this machine, measured, and what it can train in some hours.
 
+use super::graphics::graphics;
 use crate::context::Context;
 use anyhow::{Context as _, Result, bail};
-use plan::catalog::Catalog;
 use plan::overnight::{Rung, TOKENS_PER_PARAMETER, best, ladder};
 use plan::units::{show_bytes, show_count};
 use serde_json::{Value, json};
 use std::fmt::Write;
-use std::process::Command;
 use tensor::{CountingAllocator, limits};
 use train::{BenchSettings, BenchShape, OptimiserKind, step_bench};
 
@@ -52,7 +51,8 @@ pub fn run(context: &Context, hours: f64) -> Result<()> {
         step.gflops,
         100.0 * step.gflops / peak
     );
-    let _ = write!(text, "\n  {}\n\nIn {hours} hours at that speed:\n", graphics.words());
+    let _ =
+        write!(text, "\n  {}\n\nIn {hours} hours at that speed, on the processor:\n", graphics.words(hours));
     let _ = write!(
         text,
         "  {:>10} {:>8} {:>10} {:>12} {:>9}",
@@ -77,7 +77,7 @@ pub fn run(context: &Context, hours: f64) -> Result<()> {
     let json = json!({
         "cpu": base::machine::cpu_name(), "isa": context.isa().name(), "threads": context.threads,
         "peak_gflops": peak, "integer_peak_gops": integers, "read_gb_per_s": bandwidth, "memory_available_bytes": memory,
-        "training_gflops": step.gflops, "share_of_peak": step.gflops / peak, "hours": hours, "gpu": graphics.json(),
+        "training_gflops": step.gflops, "share_of_peak": step.gflops / peak, "hours": hours, "gpu": graphics.json(hours),
         "models": rungs.iter().map(json_of).collect::<Vec<Value>>(), "best": chosen.map(json_of),
     });
     context.print(&text, &json);
@@ -105,52 +105,4 @@ fn json_of(rung: &Rung) -> Value {
         "width": rung.width, "layers": rung.layers, "parameters": rung.parameters, "tokens": rung.tokens,
         "tokens_per_parameter": rung.tokens_per_parameter(), "memory_bytes": rung.memory_bytes, "fits": rung.fits,
     })
-}
-
-/// The graphics processors that a driver tells of.
-struct Graphics(Vec<String>);
-
-/// Asks NVIDIA's tool; a machine without it has none that this program could name.
-fn graphics() -> Graphics {
-    let output = Command::new("nvidia-smi").args(["--query-gpu=name", "--format=csv,noheader"]).output();
-    let text =
-        output.ok().filter(|output| output.status.success()).map(|output| output.stdout).unwrap_or_default();
-    Graphics(
-        String::from_utf8_lossy(&text)
-            .lines()
-            .map(|line| line.trim().to_owned())
-            .filter(|line| !line.is_empty())
-            .collect(),
-    )
-}
-
-impl Graphics {
-    fn words(&self) -> String {
-        let Some(first) = self.0.first() else { return "no GPU that nvidia-smi tells of".to_owned() };
-        let known = self.catalogued().map_or_else(
-            || "not in the catalogue (--catalog FILE)".to_owned(),
-            |name| format!("plan with its data sheet: --chip {name}"),
-        );
-        format!("{} × {first}: this program does not train on it; {known}", self.0.len())
-    }
-
-    /// The catalogue's name for the first of them: the chip with the most words of its title in the driver's name.
-    fn catalogued(&self) -> Option<String> {
-        let name = self.0.first()?.to_lowercase().replace(['-', '_'], " ");
-        let words = |title: &str| {
-            let title = title.to_lowercase().replace("geforce ", "");
-            title
-                .split_whitespace()
-                .skip(1)
-                .filter(|word| name.split_whitespace().any(|part| part == *word))
-                .count()
-        };
-        let catalog = Catalog::shipped();
-        let best = catalog.chips().iter().max_by_key(|chip| words(&chip.title))?;
-        (words(&best.title) > 0).then(|| best.name.clone())
-    }
-
-    fn json(&self) -> Value {
-        json!({ "names": self.0, "catalogued": self.catalogued() })
-    }
 }

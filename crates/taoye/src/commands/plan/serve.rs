@@ -69,7 +69,7 @@ fn request(flags: &PlanServe) -> Result<Request> {
         context,
         prompt,
         concurrency: parsed("--concurrency", flags.concurrency.as_ref(), count("sequences"))?,
-        latency: parsed("--latency", flags.latency.as_ref(), units::seconds)?,
+        latency: parsed("--latency", flags.latency.as_ref(), units::short_seconds)?,
         chips: flags.chips.map(f64::from),
         weight_bits: flags.weight_bits,
         cache: precision("--kv-type", &flags.kv_type)?,

@@ -93,7 +93,7 @@ fn request(flags: &PlanTrain) -> Result<Request> {
         stage: stage(flags)?,
         price: positive("--price", flags.price)?,
         chip_hours_between_failures: positive("--chip-mtbf", flags.chip_mtbf)?,
-        restart_seconds: parsed("--restart", flags.restart.as_ref(), units::seconds)?,
+        restart_seconds: parsed("--restart", flags.restart.as_ref(), units::short_seconds)?,
         storage_bytes_per_second: parsed("--storage", flags.storage.as_ref(), units::bytes)?,
         ..Request::new(chip)
     })
