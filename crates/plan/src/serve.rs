@@ -377,9 +377,9 @@ mod tests {
         let calibration = Calibration::shipped();
         let plan_of = |request: &Request| plan(request, &calibration);
         assert_eq!(plan_of(&request("llama-3.1-8b", "h100")).unwrap().group, 1.0);
-        // Two chips hold 70B, and then have room for four sequences; four have room for a hundred.
+        // Two chips hold 70B, and then have room for four sequences; a node has room for hundreds.
         let wide = plan_of(&request("llama-3.1-70b", "h100")).unwrap();
-        assert!(wide.group == 4.0 && wide.concurrency > 100.0, "{wide:?}");
+        assert!(wide.group >= 4.0 && wide.concurrency > 100.0, "{wide:?}");
         let mut quick = request("llama-3.1-70b", "h100");
         quick.latency = Some(0.012);
         let quick = plan_of(&quick).unwrap();
