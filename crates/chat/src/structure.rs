@@ -1,18 +1,19 @@
 //! Answers of a given structure: JSON, a JSON schema, a regular expression, a grammar. From the bytes of tokens
 //! to the ids that may come next; knows neither messages nor how ids are chosen.
 
+mod guided;
 mod schema;
 
-use std::fmt;
 use std::sync::{Arc, OnceLock};
 
-use engine::{Constraint, Mask};
+use engine::Constraint;
+use llguidance::ParserFactory;
 use llguidance::api::{GrammarWithLexer, TopLevelGrammar};
 use llguidance::toktrie::{ApproximateTokEnv, TokEnv, TokRxInfo, TokTrie};
-use llguidance::{Matcher, ParserFactory};
 use serde_json::{Value, json};
 use token::Tokenizer;
 
+use guided::Grammars;
 pub(crate) use schema::enforceable;
 
 use crate::{Codec, Error, Result};
@@ -109,34 +110,28 @@ pub struct Structures {
     tokenizer: Arc<Tokenizer>,
     stop_ids: Vec<u32>,
     /// Made when the first constraint needs it, once for all.
-    factory: OnceLock<std::result::Result<ParserFactory, String>>,
+    grammars: OnceLock<std::result::Result<Grammars, String>>,
 }
 
 impl Structures {
     /// Structures over a model's tokenizer, whose answers end with any of these ids.
     pub fn new(codec: &Codec, stop_ids: Vec<u32>) -> Self {
-        Self { tokenizer: Arc::clone(codec.shared_tokenizer()), stop_ids, factory: OnceLock::new() }
+        Self { tokenizer: Arc::clone(codec.shared_tokenizer()), stop_ids, grammars: OnceLock::new() }
     }
 
     /// A constraint at the beginning of an answer, for [`crate::AnswerOptions::constraint`]. The first one takes
-    /// the time to sort the vocabulary: some tenths of a second for 150,000 ids.
+    /// the time to sort the vocabulary: some tenths of a second for 150,000 ids. One of a structure that was asked for not long ago
+    /// takes none and goes on with what the others have found out about it.
     ///
     /// # Errors
     /// [`Error::Structure`], saying what in the structure is wrong or cannot be enforced.
     pub fn constraint(&self, structure: &Structure) -> Result<Box<dyn Constraint>> {
-        let factory = self.factory.get_or_init(|| factory(&self.tokenizer, &self.stop_ids));
-        let factory = factory.as_ref().map_err(|reason| Error::Structure(reason.clone()))?;
+        let sorted =
+            self.grammars.get_or_init(|| factory(&self.tokenizer, &self.stop_ids).map(Grammars::new));
+        let sorted = sorted.as_ref().map_err(|reason| Error::Structure(reason.clone()))?;
         let grammars = structure.grammars().map_err(Error::Structure)?;
-        let grammar = TopLevelGrammar { grammars, max_tokens: None };
-        let mut matcher = Matcher::new(factory.create_parser(grammar));
-        if let Some(reason) = matcher.get_error() {
-            return Err(Error::Structure(first_line(&reason)));
-        }
-        match matcher.grammar_warnings().into_iter().next() {
-            // What is only warned of would not be enforced.
-            Some(warning) => Err(Error::Structure(first_line(&warning))),
-            None => Ok(Box::new(Guided(matcher))),
-        }
+        let begin = sorted.begin(TopLevelGrammar { grammars, max_tokens: None });
+        Ok(Box::new(begin.map_err(|reason| Error::Structure(first_line(&reason)))?))
     }
 }
 
@@ -171,29 +166,4 @@ fn word(tokenizer: &Tokenizer, id: u32) -> Vec<u8> {
 
 fn first_line(text: &str) -> String {
     text.lines().next().unwrap_or_default().trim_end_matches('.').to_owned()
-}
-
-/// A place within a grammar.
-struct Guided(Matcher);
-
-impl Constraint for Guided {
-    fn allowed(&mut self, mask: &mut Mask) -> std::result::Result<(), String> {
-        let ids = self.0.compute_mask_or_eos().map_err(|error| error.to_string())?;
-        mask.set(ids.as_slice());
-        Ok(())
-    }
-
-    fn accept(&mut self, id: u32) -> std::result::Result<(), String> {
-        self.0.consume_token(id).map_err(|error| error.to_string())
-    }
-
-    fn fork(&self) -> Box<dyn Constraint> {
-        Box::new(Guided(self.0.deep_clone()))
-    }
-}
-
-impl fmt::Debug for Guided {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str("Guided")
-    }
 }
