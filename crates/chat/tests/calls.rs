@@ -20,7 +20,7 @@ const DEEPSEEK: [&str; 5] = [
 ];
 
 #[rustfmt::skip]
-const FAMILIES: [Family; 13] = [
+const FAMILIES: [Family; 19] = [
     ("hermes", "{{ tools }}<tool_call>\n{\"name\"", &[], &["</tool_call>"]),
     ("hermes", "{{ tools }}<tool_call>\n{\"name\"<think>", &["<tool_call>", "</tool_call>", "<think>", "</think>"], &["</tool_call>"]),
     ("qwen_coder", "{{ tools }}<tool_call>\n<function=example>", &[], &["</parameter>", "</tool_call>"]),
@@ -34,6 +34,12 @@ const FAMILIES: [Family; 13] = [
     ("llama3", "{{ tools }}<|start_header_id|><|python_tag|>", &["<|python_tag|>"], &[]),
     ("deepseek", "{{ tools }}<｜tool▁calls▁begin｜>", &DEEPSEEK, &["<｜tool▁call▁end｜>"]),
     ("deepseek", "{{ tools }}<｜tool▁calls▁begin｜>```json", &DEEPSEEK, &["```"]),
+    ("deepseek_v32", "{{ tools }}<｜DSML｜", &["｜DSML｜"], &["</", "</｜DSML｜parameter>"]),
+    ("deepseek_v32", "{{ tools }}<｜DSML｜", &[], &["</｜DSML｜parameter>", "</｜DSML｜invoke>", "</｜DSML｜function_calls>"]),
+    ("gemma4", "{{ tools }}<|tool_call>call:", &["<|tool_call>", "<tool_call|>", "<|\"|>"], &["<|\"|>", "<tool_call|>"]),
+    ("gemma4", "{{ tools }}<|tool_call>call:<|channel>", &[], &["<|\"|>", "<tool_call|>"]),
+    ("functiongemma", "{{ tools }}<start_function_call>", &["<start_function_call>", "<end_function_call>", "<escape>"], &["<escape>"]),
+    ("functiongemma", "{{ tools }}<start_function_call>", &[], &["<escape>", "<end_function_call>"]),
 ];
 
 fn tools() -> Vec<Value> {
@@ -279,12 +285,13 @@ fn what_cannot_be_enforced_in_calls_is_refused() {
     refused(coder, json!({"type": "object", "anyOf": [{}]}), "`anyOf` at #");
     refused(coder, json!({"type": "object", "properties": {"a>b": {}}}), "parameter name");
     refused(coder, json!({"type": "object", "required": ["b"]}), "required parameter");
-    for template in
-        ["{{ tools }}<|tool_call>call:", "{{ tools }}<start_function_call>", "{{ tools }}<｜DSML｜"]
-    {
-        let codec = Codec::new(walks::tokenizer(template, &[])).unwrap();
-        let tools = tools();
-        let rules = CallRules { tools: &tools, parallel: true, beside: Beside::Nothing };
-        assert_eq!(codec.format().call_structure(&rules, &|_| None).unwrap(), None);
-    }
+    let (gemma, dsml) = ("{{ tools }}<start_function_call>", "{{ tools }}<｜DSML｜");
+    refused(gemma, of(json!({"type": "string", "pattern": "^a$"})), "`pattern` at #/properties/a");
+    refused(gemma, of(json!({"oneOf": [{"type": "string"}]})), "`oneOf` at #/properties/a");
+    refused(gemma, of(json!({"type": "array", "prefixItems": [{}]})), "`prefixItems` at #/properties/a");
+    refused(gemma, of(json!({"enum": [[1]]})), "`enum` at #/properties/a");
+    refused(gemma, json!({"type": "object", "properties": {"a:b": {}}}), "parameter name");
+    refused(gemma, json!({"type": "object", "minProperties": 1}), "`minProperties` at #");
+    refused(dsml, json!({"type": "object", "properties": {"a>b": {}}}), "parameter name");
+    refused(dsml, of(json!({"type": "string", "uniqueItems": true})), "`uniqueItems` at #/properties/a");
 }

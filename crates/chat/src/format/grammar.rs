@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use serde_json::{Map, Value, json};
 
-use super::{AnswerFormat, Block, Body};
+use super::{AnswerFormat, Block, Body, gemma};
 use crate::structure::{enforceable, spaced};
 use crate::{Error, Result, Structure};
 
@@ -43,11 +43,8 @@ impl AnswerFormat {
     /// [`Error::Structure`]: the keyword of a tool's schema that cannot be enforced.
     pub fn call_structure(&self, calls: &CallRules<'_>, special: Special<'_>) -> Result<Option<Structure>> {
         let Some(block) = self.block else { return Ok(None) };
-        if matches!(block.body, Body::Dsml | Body::Gemma(_)) {
-            return Ok(None);
-        }
         // Between tags there is no way to write parameters that no schema describes.
-        let tagged = matches!(block.body, Body::FunctionTags | Body::ArgKeys);
+        let tagged = matches!(block.body, Body::FunctionTags | Body::ArgKeys | Body::Dsml);
         let all = calls.beside == Beside::Nothing || tagged;
         let mut rules = Rules { text: String::new(), special };
         let tools = calls.tools.iter().enumerate();
@@ -129,7 +126,17 @@ impl AnswerFormat {
                 })?;
                 Call { open, rest: format!("{rest} {close}"), between: Some("\"\\n\"") }
             }
-            Body::Dsml | Body::Gemma(_) => unreachable!("families without a grammar were sorted out before"),
+            Body::Dsml => {
+                let call = each(rules, tools, dsml)?;
+                Call { open, rest: format!("\"\\n\" {} {close}", again(&call)), between: None }
+            }
+            Body::Gemma(quote) => {
+                let rest = each(rules, tools, |rules, tool| {
+                    let head = quoted(&format!("call:{}", tool.name));
+                    Ok(format!("{head} {}", gemma::arguments(rules, tool, quote)?))
+                })?;
+                Call { open, rest: format!("{rest} {close}"), between: Some("") }
+            }
         })
     }
 
@@ -156,10 +163,7 @@ impl AnswerFormat {
         };
         let head = match (rules.special)(block.open) {
             Some(id) => format!("SAID? <[{id}]>"),
-            None => {
-                rules.rule("head[lazy]", &format!("/(.|\\n)*{open}/"));
-                "head".to_owned()
-            }
+            None => rules.until("head", block.open),
         };
         if block.close.is_none() {
             // Whatever follows the mark is read as calls.
@@ -189,11 +193,11 @@ impl Call {
 }
 
 /// A tool that may be called.
-struct Tool {
-    index: usize,
-    name: String,
-    /// Of its arguments, an object; all of its keywords can be enforced.
-    schema: Value,
+pub(super) struct Tool {
+    pub index: usize,
+    pub name: String,
+    /// Of its arguments, an object; all of its keywords can be enforced in JSON.
+    pub schema: Value,
 }
 
 impl Tool {
@@ -216,30 +220,47 @@ impl Tool {
 }
 
 /// The rules beside `start`.
-struct Rules<'a> {
+pub(super) struct Rules<'a> {
     text: String,
     special: Special<'a>,
 }
 
 impl Rules<'_> {
-    fn rule(&mut self, name: &str, right: &str) -> String {
+    pub fn rule(&mut self, name: &str, right: &str) -> String {
         writeln!(self.text, "{name}: {right}").expect("a String takes everything");
         name.to_owned()
     }
 
-    fn json(&mut self, name: &str, schema: Value) -> String {
+    pub fn json(&mut self, name: &str, schema: Value) -> String {
         self.rule(name, &format!("%json {}", spaced(schema)))
     }
 
-    /// A special token, or the text where it is none.
-    fn mark(&self, text: &str) -> String {
-        (self.special)(text).map_or_else(|| quoted(text), |id| format!("<[{id}]>"))
+    /// A special token, or a text with one in it, or the text where there is none.
+    pub fn mark(&self, text: &str) -> String {
+        match ((self.special)(text), self.split(text)) {
+            (Some(id), _) => format!("<[{id}]>"),
+            (None, Some((before, id, after))) => format!("{} <[{id}]> {}", quoted(before), quoted(after)),
+            (None, None) => quoted(text),
+        }
+    }
+
+    /// What stands before and after the special token in one of DeepSeek V3.2's marks, where it is one.
+    fn split<'t>(&self, text: &'t str) -> Option<(&'t str, u32, &'t str)> {
+        let id = (self.special)(DSML)?;
+        let (before, after) = text.split_once(DSML)?;
+        Some((before, id, after))
     }
 
     /// Any text up to and including a mark.
-    fn until(&mut self, name: &str, mark: &str) -> String {
+    pub fn until(&mut self, name: &str, mark: &str) -> String {
         let end = regex(mark);
         match (self.special)(mark) {
+            None if self.split(mark).is_some() => {
+                let (before, id, after) = self.split(mark).unwrap_or_default();
+                let (inner, before) = (name.to_uppercase(), regex(before));
+                self.rule(&inner, &format!("/(.|\\n)*{before}/ & ~/(.|\\n)*{end}(.|\\n)*/"));
+                self.rule(name, &format!("{inner} <[{id}]> {}", quoted(after)))
+            }
             None => {
                 self.rule(&format!("{name}[lazy]"), &format!("/(.|\\n)*{end}/"));
                 name.to_owned()
@@ -277,6 +298,18 @@ fn deepseek(rules: &mut Rules<'_>, tool: &Tool, fenced: bool) -> String {
         true => format!("{begin} \"function\" {separator} {name} \"\\n```json\\n\" {json} \"\\n```\" {end}"),
         false => format!("{begin} {name} {separator} {json} {end}"),
     }
+}
+
+/// One call of DeepSeek V3.2's.
+fn dsml(rules: &mut Rules<'_>, tool: &Tool) -> Result<String> {
+    if tool.name.contains(['"', '<', '>']) || tool.name.contains(char::is_whitespace) {
+        let what = "the name of a tool with quotes, brackets or blank space";
+        let why = "cannot be enforced in this model's way of writing calls";
+        return Err(Error::Structure(format!("the tool '{}': {what} {why}", tool.name)));
+    }
+    let head = rules.mark(&format!("<｜DSML｜invoke name=\"{}\">\n", tool.name));
+    let parameters = tagged(rules, tool, TagStyle::Dsml)?;
+    Ok(format!("{head} {parameters} {}", rules.mark("</｜DSML｜invoke>\n")))
 }
 
 /// The schema of `{"name", "arguments"}` for any of the tools.
@@ -328,7 +361,12 @@ enum TagStyle {
     Function,
     /// `<arg_key>key</arg_key>`, `<arg_value>` … `</arg_value>`.
     Arg,
+    /// `<｜DSML｜parameter name="key" string="true|false">` … `</｜DSML｜parameter>`.
+    Dsml,
 }
+
+/// The special token in DeepSeek V3.2's marks.
+const DSML: &str = "｜DSML｜";
 
 /// Keywords of an object whose parameters are written in tags, and of a text among them.
 const OBJECT_KEYWORDS: [&str; 9] = [
@@ -374,7 +412,8 @@ fn tagged(rules: &mut Rules<'_>, tool: &Tool, style: TagStyle) -> Result<String>
             return refused(format!("the parameter name {key:?}"));
         }
         let name = format!("value_{}_{index}", tool.index);
-        if let Some(keyword) = text_keyword(schema) {
+        let keyword = text_keyword(schema);
+        if let (TagStyle::Function | TagStyle::Arg, Some(keyword)) = (style, keyword) {
             return refused(format!("the schema's keyword `{keyword}` at #/properties/{key}"));
         }
         let whole = match style {
@@ -387,6 +426,17 @@ fn tagged(rules: &mut Rules<'_>, tool: &Tool, style: TagStyle) -> Result<String>
                     ["<arg_key>", "</arg_key>", "<arg_value>"].map(|mark| rules.mark(mark));
                 let value = value(rules, &name, (schema, keywords), "</arg_value>");
                 format!("{open} {} {close} \"\\n\" {begin} {value} \"\\n\"", quoted(key))
+            }
+            TagStyle::Dsml => {
+                // What text as it is cannot be held to is written as JSON.
+                let is_text = allows_text(schema) && keyword.is_none() && schema.get("enum").is_none();
+                let head = rules.mark(&format!("<｜DSML｜parameter name=\"{key}\" string=\"{is_text}\">"));
+                let end = "</｜DSML｜parameter>";
+                let value = match is_text {
+                    true => rules.until(&name, end),
+                    false => json_value(rules, &name, (schema, keywords), end),
+                };
+                format!("{head} {value} \"\\n\"")
             }
         };
         right.push(if required.contains(&key.as_str()) { whole } else { format!("({whole})?") });
@@ -421,6 +471,17 @@ fn value(
         let choices = choices.iter().filter_map(Value::as_str).map(quoted).collect::<Vec<_>>();
         return format!("{} {frame} {}", rules.rule(name, &choices.join(" | ")), rules.mark(end));
     }
+    json_value(rules, name, (schema, root), end)
+}
+
+/// A parameter's value as JSON with the mark that ends it.
+fn json_value(
+    rules: &mut Rules<'_>,
+    name: &str,
+    (schema, root): (&Value, &Map<String, Value>),
+    end: &str,
+) -> String {
+    let frame = if end == "</parameter>" { "\"\\n\"" } else { "" };
     let mut schema = schema.clone();
     if let Some(keywords) = schema.as_object_mut() {
         // Its references are to the definitions of the whole.
@@ -434,7 +495,7 @@ fn value(
 }
 
 /// A literal of the grammar.
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     Value::from(text).to_string()
 }
 

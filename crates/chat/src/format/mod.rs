@@ -3,6 +3,7 @@
 //! [`AnswerFormat`] is the description, [`AnswerParser`] takes an answer apart as it grows. Must not know who asks, nor ids.
 
 mod bodies;
+mod gemma;
 mod grammar;
 mod live;
 mod parser;

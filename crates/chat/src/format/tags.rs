@@ -49,28 +49,28 @@ pub(crate) fn arg_keys(text: &str, tools: &[Value]) -> Parsed<ToolCall> {
 
 /// `<｜DSML｜invoke name="…">` with one `<｜DSML｜parameter name="…" string="true|false">` each.
 pub(crate) fn dsml(text: &str) -> Parsed<Vec<ToolCall>> {
-    if is_open(text, "<｜DSML｜parameter ", "</｜DSML｜parameter>") {
-        return Err(Fault::Incomplete);
-    }
     let (mut rest, mut calls) = (text.trim(), Vec::new());
     while !rest.is_empty() {
         let invoke = rest.strip_prefix("<｜DSML｜invoke name=\"").ok_or(Fault::Malformed)?;
-        let (name, invoke) = invoke.split_once("\">").ok_or(Fault::Malformed)?;
-        let (body, after) = invoke.split_once("</｜DSML｜invoke>").ok_or(Fault::Malformed)?;
-        let (mut body, mut arguments) = (body.trim(), Map::new());
-        while !body.is_empty() {
+        let (name, body) = invoke.split_once("\">").ok_or(Fault::Malformed)?;
+        let (mut body, mut arguments) = (body.trim_start(), Map::new());
+        let after = loop {
+            if let Some(after) = body.strip_prefix("</｜DSML｜invoke>") {
+                break after;
+            }
             let parameter = body.strip_prefix("<｜DSML｜parameter name=\"").ok_or(Fault::Malformed)?;
             let (head, parameter) = parameter.split_once('>').ok_or(Fault::Malformed)?;
             let (key, kind) = head.split_once('"').ok_or(Fault::Malformed)?;
-            let (value, more) = parameter.split_once("</｜DSML｜parameter>").ok_or(Fault::Malformed)?;
-            let value = if kind.contains("false") {
-                serde_json::from_str(value.trim()).map_err(|_| Fault::Malformed)?
-            } else {
-                Value::String(value.to_owned())
+            let is_json = kind.contains("false");
+            // What breaks off within a value may hold anything, the closing mark of the block too.
+            let cut = split_at(parameter, "</｜DSML｜parameter>", is_json).ok_or(Fault::Incomplete)?;
+            let value = match is_json {
+                true => serde_json::from_str(cut.0.trim()).map_err(|_| Fault::Malformed)?,
+                false => Value::String(cut.0.to_owned()),
             };
             arguments.insert(key.to_owned(), value);
-            body = more.trim_start();
-        }
+            body = cut.1.trim_start();
+        };
         calls.push(finished(name, arguments)?);
         rest = after.trim_start();
     }
@@ -80,13 +80,15 @@ pub(crate) fn dsml(text: &str) -> Parsed<Vec<ToolCall>> {
 /// A value and what follows its mark; in JSON the mark may stand within a string.
 fn split_value<'a>(text: &'a str, mark: &str, schema: Option<&Value>) -> Parsed<(&'a str, &'a str)> {
     let is_json = !allows(schema, "string") && text.trim_start().starts_with(['{', '[', '"']);
+    let missing = if text.contains(mark) { Fault::Incomplete } else { Fault::Malformed };
+    split_at(text, mark, is_json).ok_or(missing)
+}
+
+/// What stands before a mark and after it; in JSON the mark is none within a string.
+fn split_at<'a>(text: &'a str, mark: &str, is_json: bool) -> Option<(&'a str, &'a str)> {
     let mut ends = text.match_indices(mark).map(|(at, _)| at);
-    let first = ends.next().ok_or(Fault::Malformed)?;
-    let end = match is_json && ends_in_string(&text[..first]) {
-        false => first,
-        true => ends.find(|&at| !ends_in_string(&text[..at])).ok_or(Fault::Incomplete)?,
-    };
-    Ok((&text[..end], &text[end + mark.len()..]))
+    let end = ends.find(|&at| !is_json || !ends_in_string(&text[..at]))?;
+    Some((&text[..end], &text[end + mark.len()..]))
 }
 
 /// Whether the text breaks off within a value, which may hold anything.
