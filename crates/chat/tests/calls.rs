@@ -34,8 +34,8 @@ const FAMILIES: [Family; 19] = [
     ("llama3", "{{ tools }}<|start_header_id|><|python_tag|>", &["<|python_tag|>"], &[]),
     ("deepseek", "{{ tools }}<｜tool▁calls▁begin｜>", &DEEPSEEK, &["<｜tool▁call▁end｜>"]),
     ("deepseek", "{{ tools }}<｜tool▁calls▁begin｜>```json", &DEEPSEEK, &["```"]),
-    ("deepseek_v32", "{{ tools }}<｜DSML｜", &["｜DSML｜"], &["</", "</｜DSML｜parameter>"]),
-    ("deepseek_v32", "{{ tools }}<｜DSML｜", &[], &["</｜DSML｜parameter>", "</｜DSML｜invoke>", "</｜DSML｜function_calls>"]),
+    ("deepseek_v32", "{{ tools }}<｜DSML｜", &["｜DSML｜"], &["</"]),
+    ("deepseek_v32", "{{ tools }}<｜DSML｜", &[], &["</｜DSML｜parameter>", "</｜DSML｜function_calls>", "<｜DSML｜invoke"]),
     ("gemma4", "{{ tools }}<|tool_call>call:", &["<|tool_call>", "<tool_call|>", "<|\"|>"], &["<|\"|>", "<tool_call|>"]),
     ("gemma4", "{{ tools }}<|tool_call>call:<|channel>", &[], &["<|\"|>", "<tool_call|>"]),
     ("functiongemma", "{{ tools }}<start_function_call>", &["<start_function_call>", "<end_function_call>", "<escape>"], &["<escape>"]),
@@ -149,7 +149,7 @@ fn check_call(tools: &[Value], call: &chat::ToolCall, text: &str) {
 
 #[test]
 fn forced_calls_are_found_and_valid_for_every_family() {
-    let (tools, mut draws) = (tools(), Draws(7));
+    let (tools, mut draws) = (tools(), Draws(8));
     for one in &FAMILIES {
         let (codec, structures) = family(one);
         let (mut ended, mut several) = (0, 0);
@@ -198,6 +198,9 @@ fn calls_beside_text_obey_their_schemas_and_text_stays_free() {
             "hermes" | "qwen_coder" | "glm" | "ernie" => vec!["<tool_call>"],
             "hunyuan" => vec!["<tool_calls>"],
             "llama3" => vec!["{"],
+            "deepseek_v32" if one.2.is_empty() => vec!["<｜DSML｜function_calls>"],
+            "gemma4" if one.2.is_empty() => vec!["<|tool_call>"],
+            "functiongemma" if one.2.is_empty() => vec!["<start_function_call>"],
             _ => Vec::new(),
         };
         let marks: Vec<&str> = one.3.iter().copied().chain(open).collect();

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use super::grammar::{Rules, Tool, quoted};
+use super::grammar::{Rules, Tool, quoted, regex};
 use crate::{Error, Result};
 
 /// Keywords that say nothing about which values are valid, or are looked up from elsewhere.
@@ -143,8 +143,8 @@ impl Writer<'_, '_> {
     ) -> Result<String> {
         match kind {
             "string" => {
-                self.only_beside(keywords, &["type"], place, several)?;
-                self.text()
+                self.only_beside(keywords, &["type", "minLength", "maxLength"], place, several)?;
+                self.text_of(keywords)
             }
             "object" => self.object(keywords, place, several),
             "array" => self.list(keywords, place, several),
@@ -210,6 +210,31 @@ impl Writer<'_, '_> {
         })
     }
 
+    /// A text of so many characters.
+    fn text_of(&mut self, keywords: &Map<String, Value>) -> Result<String> {
+        let bound = |name: &str| keywords.get(name).and_then(Value::as_u64);
+        let (least, most) = (bound("minLength").unwrap_or(0), bound("maxLength"));
+        if least == 0 && most.is_none() {
+            return self.text();
+        }
+        let (mark, quote) = (self.rules.mark(self.quote), regex(self.quote));
+        let most_text = most.map(|most| most.to_string()).unwrap_or_default();
+        let name = self.name("text").to_uppercase();
+        if most == Some(0) {
+            return Ok(format!("{mark} {mark}"));
+        }
+        if mark != quoted(self.quote) {
+            // The quote is a token, so it may not be spelled.
+            let characters = format!("(.|\\n){{{},{most_text}}}", least.max(1));
+            self.rules.rule(&name, &format!("/{characters}/ & ~/(.|\\n)*{quote}(.|\\n)*/"));
+            let optional = if least == 0 { "?" } else { "" };
+            return Ok(self.rule("bounded", &format!("{mark} {name}{optional} {mark}")));
+        }
+        let characters = format!("(.|\\n){{{least},{most_text}}}{quote}");
+        self.rules.rule(&name, &format!("/{characters}/ & ~/(.|\\n)*{quote}(.|\\n)+/"));
+        Ok(self.rule("bounded", &format!("{mark} {name}")))
+    }
+
     /// Any value.
     fn any(&mut self) -> Result<String> {
         self.once("any", |writer| {
@@ -231,13 +256,14 @@ impl Writer<'_, '_> {
         };
         let bound = |name: &str| keywords.get(name).and_then(Value::as_u64);
         let (least, most) = (bound("minItems").unwrap_or(0), bound("maxItems"));
-        let more = match most {
-            Some(0) => return Ok(quoted("[]")),
-            Some(most) => format!("{{{},{}}}", least.saturating_sub(1), most - 1),
-            None => format!("{{{},}}", least.saturating_sub(1)),
-        };
         let next = self.rule("next", &format!("\",\" {item}"));
-        let filled = format!("{item} {next}{more}");
+        let fewest = least.saturating_sub(1);
+        let filled = match most {
+            Some(0) => return Ok(quoted("[]")),
+            Some(1) => item,
+            Some(most) => format!("{item} {next}{{{fewest},{}}}", most - 1),
+            None => format!("{item} {next}{{{fewest},}}"),
+        };
         Ok(match least {
             0 => self.rule("list", &format!("\"[\" ({filled})? \"]\"")),
             _ => self.rule("list", &format!("\"[\" {filled} \"]\"")),
@@ -305,7 +331,9 @@ impl Writer<'_, '_> {
         place: &str,
         several: bool,
     ) -> Result<()> {
-        const OTHERS: [&str; 11] = [
+        const OTHERS: [&str; 13] = [
+            "minLength",
+            "maxLength",
             "properties",
             "required",
             "additionalProperties",

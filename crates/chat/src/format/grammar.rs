@@ -500,7 +500,7 @@ pub(super) fn quoted(text: &str) -> String {
 }
 
 /// A text in a regular expression between slashes.
-fn regex(text: &str) -> String {
+pub(super) fn regex(text: &str) -> String {
     let mut out = String::new();
     for character in text.chars() {
         if "\\/.*+?()[]{}|^$&~-\"".contains(character) {

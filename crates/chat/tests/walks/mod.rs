@@ -78,6 +78,10 @@ fn hint(bytes: &[u8], marks: &[&str], draws: &mut Draws, id: &dyn Fn(u8) -> Opti
     };
     let one_of = |count: usize, draws: &mut Draws| (draws.unit() * count as f64) as usize;
     if let Some(longest) = marks.iter().filter_map(|mark| begun(mark)).max() {
+        if longest == 1 && draws.unit() < 0.5 {
+            // One byte may be the beginning of something else.
+            return None;
+        }
         let such: Vec<&str> = marks.iter().copied().filter(|mark| begun(mark) == Some(longest)).collect();
         return id(such[one_of(such.len(), draws)].as_bytes()[longest]);
     }
@@ -95,7 +99,7 @@ fn drawn((tokenizer, stop_ids): (&Tokenizer, &[u32]), mask: &Mask, length: usize
         } else if closes {
             4.0 + length as f64
         } else if tokenizer.special_text(id).is_some() {
-            15.0
+            30.0
         } else if bytes.iter().all(u8::is_ascii_whitespace) {
             0.2
         } else {
