@@ -347,7 +347,7 @@ impl Writer<'_, '_> {
             "multipleOf",
         ];
         let other = keywords.keys().map(String::as_str).find(|name| {
-            !known.contains(name) && !SILENT.contains(name) && !(several && OTHERS.contains(name))
+            !(known.contains(name) || SILENT.contains(name) || (several && OTHERS.contains(name)))
         });
         other.map_or(Ok(()), |keyword| self.refused_keyword(keyword, place))
     }
