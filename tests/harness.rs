@@ -141,7 +141,7 @@ pub struct Finished {
 }
 
 impl Finished {
-    fn of(output: Output) -> Finished {
+    pub fn of(output: Output) -> Finished {
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
         Finished { status: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
     }

@@ -277,3 +277,51 @@ fn a_signal_ends_the_server_and_a_taken_port_is_named() {
     };
     assert!(matches!(status.code(), Some(0 | 130 | 143)), "{status}");
 }
+
+/// What `taoye chat` answers to one line, with further flags.
+fn chat_once(flags: &[&str]) -> crate::harness::Finished {
+    let model = finished_run().join("model");
+    let fixed =
+        ["chat", model.to_str().unwrap(), "--threads", "1", "--max-tokens", "60", "--temperature", "0"];
+    let mut child =
+        start(taoye(fixed.into_iter().chain(flags.iter().copied())).stdin(std::process::Stdio::piped()));
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), b"37 + 58?\n").unwrap();
+    crate::harness::Finished::of(child.wait_with_output().unwrap())
+}
+
+#[test]
+fn a_chat_in_the_terminal_is_held_to_what_its_flags_say() {
+    let folder = crate::harness::Folder::new();
+    let schema = r#"{"type": "object", "properties": {"sum": {"enum": [95, 96]}}, "required": ["sum"], "additionalProperties": false}"#;
+    let lark = "start: \"the sum is \" (\"95\" | \"96\")\n";
+    let (schema_file, grammar_file) =
+        (folder.write("schema.json", schema), folder.write("grammar.lark", lark));
+    let [schema_file, grammar_file] = [&schema_file, &grammar_file].map(|path| path.to_str().unwrap());
+    let is_json = |text: &str| {
+        serde_json::from_str::<Value>(text).is_ok_and(|value| value["sum"] == 95 || value["sum"] == 96)
+    };
+    let is_said = |text: &str| ["the sum is 95", "the sum is 96"].contains(&text);
+    let is_digits = |text: &str| text.len() == 3 && text.bytes().all(|byte| byte.is_ascii_digit());
+    let check = |flags: [&str; 2], valid: &dyn Fn(&str) -> bool| {
+        let finished = chat_once(&flags);
+        assert_eq!(finished.status, Some(0), "{flags:?}: {}", finished.all());
+        assert!(
+            finished.out.lines().any(|line| valid(line.trim_start_matches(['>', ' ']).trim())),
+            "{flags:?}: {}",
+            finished.all()
+        );
+    };
+    check(["--json-schema", schema], &is_json);
+    check(["--json-schema-file", schema_file], &is_json);
+    check(["--grammar", lark], &is_said);
+    check(["--grammar-file", grammar_file], &is_said);
+    check(["--regex", "[0-9]{3}"], &is_digits);
+    let refuse = |flags: &[&str], reason: &str| {
+        let finished = chat_once(flags);
+        assert!(finished.status != Some(0) && finished.err.contains(reason), "{flags:?}: {}", finished.all());
+    };
+    refuse(&["--json-schema", r#"{"not": {}}"#], "`not`");
+    refuse(&["--json-schema", "{"], "--json-schema is no JSON");
+    refuse(&["--regex", "a", "--grammar", lark], "cannot be used with");
+    refuse(&["--regex", "a", "--ignore-eos"], "--ignore-eos");
+}
