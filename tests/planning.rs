@@ -147,8 +147,17 @@ fn own_chips_replace_and_add() {
     assert_eq!(plan["chip"], "mine");
 }
 
+/// The command fails, and says each of the parts.
+fn is_refused(folder: &Folder, arguments: &[&str], parts: &[&str]) {
+    let finished = run(taoye(arguments.iter().copied()).current_dir(folder.path()));
+    assert!(!matches!(finished.status, Some(0 | 101) | None), "{arguments:?}\n{}", finished.all());
+    for part in parts {
+        assert!(finished.err.contains(part), "{part:?} is not said: {arguments:?}\n{}", finished.all());
+    }
+}
+
 #[test]
-fn what_is_wrong_is_named() {
+fn what_is_wrong_with_a_training_run_is_named() {
     let folder = Folder::new();
     folder.write("bad.toml", "[[chip]]\nname = \"x\"\n");
     folder.write("empty/config.json", "{}");
@@ -202,7 +211,16 @@ fn what_is_wrong_is_named() {
             train(&["--model", "70B", "--tokens", "1T", "--chip", "h100", "--chips", "64", "--days", "1d"]),
             &["Nearest possible"],
         ),
-        (vec!["plan", "serve", "--model", "405B", "--chip", "a100", "--chips", "2"], &["do not fit"]),
+    ] {
+        is_refused(&folder, &arguments, parts);
+    }
+}
+
+#[test]
+fn what_is_wrong_with_another_question_is_named() {
+    let folder = Folder::new();
+    for (arguments, parts) in [
+        (vec!["plan", "serve", "--model", "405B", "--chip", "a100", "--chips", "2"], &["do not fit"][..]),
         (
             vec!["plan", "serve", "--model", "70B", "--chip", "a100", "--latency", "30"],
             &["--latency", "no unit"],
@@ -216,11 +234,7 @@ fn what_is_wrong_is_named() {
         (vec!["plan", "forecast", "gone.toml"], &["gone.toml"]),
         (vec!["plan", "--here", "--hours=-1"], &["--hours"]),
     ] {
-        let finished = run(taoye(arguments.iter().copied()).current_dir(folder.path()));
-        assert!(!matches!(finished.status, Some(0 | 101) | None), "{arguments:?}\n{}", finished.all());
-        for part in parts {
-            assert!(finished.err.contains(part), "{part:?} is not said: {arguments:?}\n{}", finished.all());
-        }
+        is_refused(&folder, &arguments, parts);
     }
 }
 

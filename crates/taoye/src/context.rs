@@ -58,3 +58,24 @@ impl Context {
         }
     }
 }
+
+/// What went wrong and why, as a user reads it: the causes in order, without those whose words are in what was said before.
+pub fn explain(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |told, cause| match told.as_str() {
+        "" => cause,
+        _ if told.contains(&cause) => told,
+        _ => format!("{told}: {cause}"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_cause_is_told_once() {
+        let system = std::io::Error::from(std::io::ErrorKind::NotFound);
+        let words = system.to_string();
+        let read = base::Error::io("read", std::path::Path::new("gone.toml"), system);
+        let told = super::explain(&anyhow::Error::new(read).context("the portfolio"));
+        assert_eq!(told, format!("the portfolio: cannot read gone.toml: {words}"));
+    }
+}

@@ -27,7 +27,7 @@ fn main() -> ExitCode {
             ExitCode::from(INTERRUPTED)
         }
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", context::explain(&error));
             ExitCode::FAILURE
         }
     }

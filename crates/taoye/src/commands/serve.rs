@@ -2,7 +2,7 @@
 
 use super::load;
 use crate::cli::{Lora, Serve, ServeCommand, ServeFlags, ServeKey, ServeKeyNew};
-use crate::context::Context;
+use crate::context::{Context, explain};
 use anyhow::{Result, bail};
 use chat::{Local, LocalOptions};
 use engine::{Encoder, Engine};
@@ -59,7 +59,7 @@ fn serve_models(context: &Context, flags: &ServeFlags) -> Result<()> {
     for (index, path) in flags.models.iter().enumerate() {
         let name = flags.names.get(index).cloned().unwrap_or_else(|| default_name(path));
         let loaded = reader.read(path, &name);
-        models.push(loaded.unwrap_or_else(|error| Model::Failed { name, reason: format!("{error:#}") }));
+        models.push(loaded.unwrap_or_else(|error| Model::Failed { name, reason: explain(&error) }));
     }
     for lora in &flags.loras {
         add_adapter(&mut models, lora)?;
@@ -152,12 +152,12 @@ impl ModelLoader for Reader {
     }
 
     fn check(&self, model: &str) -> Result<(), String> {
-        let path = load::model(Path::new(model)).map_err(|error| format!("{error:#}"))?;
+        let path = load::model(Path::new(model)).map_err(|error| explain(&error))?;
         Engine::check_load(&path, &self.device, &self.engine, &self.loading)
             .map_err(|error| error.to_string())
     }
 
     fn load(&self, model: &str, name: &str) -> Result<Model, String> {
-        self.read(Path::new(model), name).map_err(|error| format!("{error:#}"))
+        self.read(Path::new(model), name).map_err(|error| explain(&error))
     }
 }

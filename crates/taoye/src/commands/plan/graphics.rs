@@ -48,7 +48,7 @@ pub fn graphics() -> Graphics {
     }
     match kinds(&said(&output.stdout)) {
         Ok(kinds) => Graphics { kinds, trouble: None },
-        Err(error) => none(format!("{error:#}")),
+        Err(error) => none(crate::context::explain(&error)),
     }
 }
 
