@@ -354,3 +354,6 @@ impl Desk {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -165,6 +165,16 @@ fn a_model_that_fails_leaves_the_others_serving() {
 #[test]
 fn a_thousand_idle_connections_hinder_nobody() {
     let server = Running::start(256, ServeOptions::default());
+    // What an answer costs in steps of the model, as it is alone.
+    let steps = || {
+        let before = metric(&server, "taoye:engine_steps_total");
+        assert_eq!(server.post(CHAT, &question(16)).0, 200);
+        settled(&server);
+        metric(&server, "taoye:engine_steps_total") - before
+    };
+    // The first one fills the prefix cache.
+    let (_, alone) = (steps(), steps());
+    assert!(alone >= 16.0, "{alone}");
     let mut idle = Vec::new();
     for number in 0..1000 {
         match TcpStream::connect(server.address) {
@@ -173,10 +183,32 @@ fn a_thousand_idle_connections_hinder_nobody() {
             Err(error) => panic!("connection {number}: {error}"),
         }
     }
-    let begin = Instant::now();
-    assert_eq!(server.post(CHAT, &question(4)).0, 200);
-    assert!(begin.elapsed() < Duration::from_secs(20));
+    assert_eq!(steps(), alone, "with idle connections");
+    // Clients that hang up in the middle of their streams.
+    for _ in 0..20 {
+        let body = json!({"messages": [{"role": "user", "content": "b"}], "stream": true, "max_tokens": 200});
+        let mut answer = Answer::open(server.address, "POST", CHAT, body.to_string().as_bytes());
+        assert!(!answer.piece().is_empty());
+    }
+    settled(&server);
+    assert_eq!(steps(), alone, "after clients that hung up");
     drop(idle);
+}
+
+/// One value of the counters.
+fn metric(server: &Running, name: &str) -> f64 {
+    let text = Answer::open(server.address, "GET", "/metrics", b"").rest();
+    let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("no {name}"));
+    line.rsplit_once(' ').unwrap().1.parse().unwrap()
+}
+
+/// Waits until no answer is under way; the model's thread says so after the step that ended it.
+fn settled(server: &Running) {
+    let begin = Instant::now();
+    while metric(server, "vllm:num_requests_running") + metric(server, "vllm:num_requests_waiting") > 0.0 {
+        assert!(begin.elapsed() < Duration::from_secs(60), "something goes on");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 #[test]
