@@ -305,6 +305,12 @@ impl Local {
             let reason = "an answer with a structure ends where the structure does".to_owned();
             return Err(Error::Parameter { name: "ignore_eos", reason });
         }
+        let vocabulary = self.engine().config().vocab_size;
+        if let Some(id) = options.stop_ids.iter().find(|&&id| id as usize >= vocabulary) {
+            let reason =
+                format!("the id {id} is none of the model's {vocabulary}, so no answer could end there");
+            return Err(Error::Parameter { name: "stop_token_ids", reason });
+        }
         let mut stop_ids = if options.ignore_end { Vec::new() } else { self.stop_ids.clone() };
         stop_ids.extend_from_slice(&options.stop_ids);
         Ok(engine::Request {

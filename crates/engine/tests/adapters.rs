@@ -270,3 +270,16 @@ fn memory_comes_back_with_the_last_that_has_it() {
         assert_eq!(device.allocated_bytes(), before, "round {round}");
     }
 }
+
+#[test]
+fn adapters_for_which_there_is_no_memory_are_refused_before_they_are_read() {
+    let device = Device::cpu(1, Isa::detect()).unwrap();
+    let folder = write(&device);
+    let engine = engine(folder.path(), 1, Isa::detect(), WeightType::F32, Options::default());
+    // A file with a hole of terabytes, as large as no memory is.
+    let file = folder.path().join("red/adapter_model.safetensors");
+    std::fs::OpenOptions::new().write(true).open(&file).unwrap().set_len(1 << 42).unwrap();
+    let error = engine.adapter_reader().read("red", &folder.path().join("red")).err().unwrap();
+    assert!(matches!(&error, Error::AdapterTooLarge { name, .. } if name == "red"), "{error}");
+    assert!(error.to_string().contains("17.6 TB"), "{error}");
+}

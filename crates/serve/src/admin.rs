@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use crate::answer::json_response;
 use crate::models::{Model, Models, Served, Standing};
 use crate::routes::{Shared, model_json, read_fields};
-use crate::wire::ApiError;
+use crate::wire::{ApiError, Fields};
 
 /// How models that clients name are found and read. It is asked on threads of its own.
 pub trait ModelLoader: Send + Sync {
@@ -136,9 +136,7 @@ pub(crate) async fn load(State(shared): State<Arc<Shared>>, body: Body) -> Resul
 
 /// `POST /models/unload`: answers at once; answers under way end as they would have.
 pub(crate) async fn unload(State(shared): State<Arc<Shared>>, body: Body) -> Result<Response, ApiError> {
-    permitted(&shared)?;
-    let mut fields = read_fields(&shared, body).await?;
-    let model = fields.required_text("model")?;
+    let (fields, model) = read_named(&shared, body, "model").await?;
     fields.finish()?;
     shared.models.unload(&model)?;
     Ok(json_response(&json!({"success": true, "model": model})))
@@ -149,9 +147,7 @@ pub(crate) async fn load_adapter(
     State(shared): State<Arc<Shared>>,
     body: Body,
 ) -> Result<Response, ApiError> {
-    permitted(&shared)?;
-    let mut fields = read_fields(&shared, body).await?;
-    let name = fields.required_text("lora_name")?;
+    let (mut fields, name) = read_named(&shared, body, "lora_name").await?;
     let folder = PathBuf::from(fields.required_text("lora_path")?);
     let base = fields.string("base_model_name")?;
     fields.refuse("/v1/load_lora_adapter")?;
@@ -179,14 +175,20 @@ pub(crate) async fn unload_adapter(
     State(shared): State<Arc<Shared>>,
     body: Body,
 ) -> Result<Response, ApiError> {
-    permitted(&shared)?;
-    let mut fields = read_fields(&shared, body).await?;
-    let name = fields.required_text("lora_name")?;
+    let (mut fields, name) = read_named(&shared, body, "lora_name").await?;
     fields.refuse("/v1/unload_lora_adapter")?;
     fields.finish()?;
     let served = shared.models.remove_adapter(&name)?;
     served.chat()?.queue.remove_adapter(&name);
     Ok(format!("Success: LoRA adapter '{name}' removed successfully.").into_response())
+}
+
+/// The fields of a body that changes what is served, and the one that names what it is about.
+async fn read_named(shared: &Shared, body: Body, field: &'static str) -> Result<(Fields, String), ApiError> {
+    permitted(shared)?;
+    let mut fields = read_fields(shared, body).await?;
+    let name = fields.required_text(field)?;
+    Ok((fields, name))
 }
 
 /// The model that adapters are for; where it is not named, the only one that answers.

@@ -351,6 +351,7 @@ fn settings_outside_their_ranges_are_refused() {
     refuse("dry_sequence_breakers", json!(["no token is as long as this"]));
     refuse("stop_token_ids", json!([-1]));
     refuse("stop_token_ids", json!(5));
+    refuse("stop_token_ids", json!([0, 1_000_000]));
 }
 
 #[test]

@@ -180,12 +180,8 @@ impl Shape for ChatShape {
     }
 
     fn close(&mut self, progress: &Progress, out: &mut Sse) {
-        if self.include_usage {
-            let mut piece = self.frame(json!([]));
-            piece["usage"] = usage_json(progress.usage());
-            out.data(&piece);
-        }
-        out.done();
+        let last = self.include_usage.then(|| self.frame(json!([])));
+        super::close_stream(last, progress, out);
     }
 }
 

@@ -30,6 +30,9 @@ use ::chat::format::AnswerFormat;
 use ::chat::{AnswerOptions, Codec, Dry, FinishReason, Message, Sampling, TemplateOptions, Usage};
 use serde_json::{Value, json};
 
+use crate::answer::Sse;
+use crate::progress::Progress;
+
 /// The most stop strings of a request.
 const STOPS_MAX: usize = 4;
 /// The most probable tokens that a request may ask for at each position.
@@ -112,6 +115,15 @@ fn read_sampling(fields: &mut Fields, codec: &Codec) -> Result<AnswerOptions, Ap
         Some(other) => return Err(wrong_type("stop_token_ids", "an array of token ids", &other)),
     };
     Ok(AnswerOptions { sampling, ignore_end, stop_ids, ..AnswerOptions::default() })
+}
+
+/// Ends a stream of OpenAI's older interfaces; the usage goes into a last piece where one is wanted.
+fn close_stream(last: Option<Value>, progress: &Progress, out: &mut Sse) {
+    if let Some(mut piece) = last {
+        piece["usage"] = usage_json(progress.usage());
+        out.data(&piece);
+    }
+    out.done();
 }
 
 /// `{"id": bias}` with biases from -100 to 100.
