@@ -198,7 +198,7 @@ impl<R> Run<'_, R> {
         let path = self.folder.events();
         let steps = train::read_events(&path).unwrap_or_default();
         let step = steps.iter().rev().find(|event| event.stage == stage).map_or(0, |event| event.step);
-        let kind = Kind::Failed { message: explain(&error) };
+        let kind = Kind::Failed { message: explain(error) };
         let event = Event { stage: stage.to_owned(), step, kind };
         // The error itself is what matters; that it could not be written down too, as on a full disk, is no news.
         if let Ok(opened) = Journal::open(&path, SyncPolicy::EveryRecord) {
