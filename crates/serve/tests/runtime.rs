@@ -386,7 +386,7 @@ fn the_memory_of_a_model_that_goes_is_free() {
     let server = Running::with_model(local, ServeOptions { runtime_models, ..ServeOptions::default() });
     answer(&server, "tiny");
     let mut free = Vec::new();
-    for round in 0..3 {
+    for round in 0..5 {
         let before = base::machine::rss_bytes().unwrap();
         assert_eq!(server.post("/models/load", &json!({"model": "large"})).0, 200);
         until("it is loaded", || state(&server, "large") == Some(json!({"value": "loaded"})));
@@ -406,7 +406,8 @@ fn the_memory_of_a_model_that_goes_is_free() {
         );
         assert_eq!(answer(&server, "tiny"), answer(&server, "tiny"));
     }
-    assert!(free[2] < free[0] + weights_bytes / 4, "nothing is left behind each time: {free:?}");
+    // Other tests of this process take some megabytes meanwhile, once; an eighth of the weights left behind each time is more.
+    assert!(free[4] < free[0] + weights_bytes / 2, "nothing is left behind each time: {free:?}");
     // Of the recycler's buffers only those of the model that is left.
     assert!(device.allocated_bytes() < 4 << 20, "{}", device.allocated_bytes());
 }
