@@ -153,7 +153,7 @@ fn forced_calls_are_found_and_valid_for_every_family() {
     for one in &FAMILIES {
         let (codec, structures) = family(one);
         let (mut ended, mut several) = (0, 0);
-        for round in 0..40 {
+        for round in 0..100 {
             let parallel = round % 2 == 0;
             let rules = CallRules { tools: &tools, parallel, beside: Beside::Nothing };
             let constraint = structures

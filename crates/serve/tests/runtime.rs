@@ -6,10 +6,9 @@ mod client;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::{Duration, Instant};
 
 use chat::Local;
-use client::{Answer, Running};
+use client::{Answer, Running, state, until};
 use engine::{Device, Isa};
 use model::{AdapterOptions, Adapters, Parameters};
 use serde_json::{Value, json};
@@ -68,15 +67,6 @@ fn answer(server: &Running, model: &str) -> String {
 
 fn code(answer: &(u16, Value)) -> (u16, &str) {
     (answer.0, answer.1["error"]["code"].as_str().unwrap_or_default())
-}
-
-/// Asks until it is so.
-fn until(what: &str, is_so: impl Fn() -> bool) {
-    let begin = Instant::now();
-    while !is_so() {
-        assert!(begin.elapsed() < Duration::from_secs(60), "{what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
 }
 
 #[test]
@@ -200,12 +190,6 @@ fn open_server(folder: &Path, device: &Device) -> (Running, Sender<()>) {
     let runtime_models = Some(RuntimeModels::new(loader));
     let local = client::load(folder, "tiny", 8, device.clone());
     (Running::with_model(local, ServeOptions { runtime_models, ..ServeOptions::default() }), ready)
-}
-
-fn state(server: &Running, name: &str) -> Option<Value> {
-    let (_, list) = server.get("/models");
-    let found = list["data"].as_array().unwrap().iter().find(|model| model["id"] == name);
-    found.map(|model| model["status"].clone())
 }
 
 #[test]
@@ -362,52 +346,4 @@ fn fields_of_adapters_that_are_wrong_are_named() {
     }
     let (status, refused) = server.post("/v1/unload_lora_adapter", &json!({}));
     assert_eq!((status, &refused["error"]["param"]), (400, &json!("lora_name")));
-}
-
-#[cfg(target_os = "linux")]
-#[test]
-fn the_memory_of_a_model_that_goes_is_free() {
-    // Other tests of this process have models of a few hundred kilobytes; this one has 64 MiB.
-    let folder = tempfile::tempdir().unwrap();
-    let small = client::save(folder.path(), 256, "");
-    let mut config = small.decoder.config().clone();
-    (config.hidden_size, config.intermediate_size, config.head_dim) = (512, 4096, 128);
-    let large = Parameters::init(&device(), config, 1);
-    let weights_bytes = 4 * large.flat.data().len() as u64;
-    large.save(folder.path()).unwrap();
-    drop((small, large));
-    let device = device();
-    let tiny = tempfile::tempdir().unwrap();
-    client::save(tiny.path(), 256, "");
-    let (_ready, gate) = channel();
-    let loader = Loader { folder: folder.path().to_owned(), device: device.clone(), gate: Mutex::new(gate) };
-    let runtime_models = Some(RuntimeModels::new(loader));
-    let local = client::load(tiny.path(), "tiny", 8, device.clone());
-    let server = Running::with_model(local, ServeOptions { runtime_models, ..ServeOptions::default() });
-    answer(&server, "tiny");
-    let mut free = Vec::new();
-    for round in 0..5 {
-        let before = base::machine::rss_bytes().unwrap();
-        assert_eq!(server.post("/models/load", &json!({"model": "large"})).0, 200);
-        until("it is loaded", || state(&server, "large") == Some(json!({"value": "loaded"})));
-        answer(&server, "large");
-        let loaded = base::machine::rss_bytes().unwrap();
-        assert!(
-            loaded > before + weights_bytes / 2,
-            "round {round}: {before} to {loaded} of {weights_bytes}"
-        );
-        assert_eq!(server.post("/models/unload", &json!({"model": "large"})).0, 200);
-        until("it is gone", || state(&server, "large").is_none());
-        free.push(base::machine::rss_bytes().unwrap());
-        assert!(
-            free[round] < loaded - weights_bytes / 2,
-            "round {round}: {loaded} to {} of {weights_bytes}",
-            free[round]
-        );
-        assert_eq!(answer(&server, "tiny"), answer(&server, "tiny"));
-    }
-    // Other tests of this process take some megabytes meanwhile, once; an eighth of the weights left behind each time is more.
-    assert!(free[4] < free[0] + weights_bytes / 2, "nothing is left behind each time: {free:?}");
-    // Of the recycler's buffers only those of the model that is left.
-    assert!(device.allocated_bytes() < 4 << 20, "{}", device.allocated_bytes());
 }

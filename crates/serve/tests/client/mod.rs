@@ -4,6 +4,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use chat::{Local, LocalOptions};
 use engine::{Device, Encoder, Isa, Loading};
@@ -225,4 +226,20 @@ pub fn encoder() -> Option<Vec<Model>> {
         encoder: Box::new(encoder),
         tokenizer: Box::new(tokenizer),
     }])
+}
+
+/// How a model that was loaded at run time is; `None` where there is none of that name.
+pub fn state(server: &Running, name: &str) -> Option<Value> {
+    let (_, list) = server.get("/models");
+    let found = list["data"].as_array().unwrap().iter().find(|model| model["id"] == name);
+    found.map(|model| model["status"].clone())
+}
+
+/// Asks until it is so.
+pub fn until(what: &str, is_so: impl Fn() -> bool) {
+    let begin = Instant::now();
+    while !is_so() {
+        assert!(begin.elapsed() < Duration::from_secs(60), "{what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
