@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use token::Tokenizer;
 
 use guided::Grammars;
-pub(crate) use schema::enforceable;
+pub(crate) use schema::{ANNOTATIONS, enforceable};
 
 use crate::{Codec, Error, Result};
 

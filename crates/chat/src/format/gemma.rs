@@ -6,25 +6,13 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use super::grammar::{Rules, Tool, quoted, regex};
+use crate::structure::ANNOTATIONS;
 use crate::{Error, Result};
 
 /// Keywords that say nothing about which values are valid, or are looked up from elsewhere.
-const SILENT: [&str; 14] = [
-    "$schema",
-    "$id",
-    "id",
-    "$anchor",
-    "$comment",
-    "title",
-    "description",
-    "default",
-    "examples",
-    "deprecated",
-    "readOnly",
-    "writeOnly",
-    "$defs",
-    "definitions",
-];
+fn is_silent(keyword: &str) -> bool {
+    ANNOTATIONS.contains(&keyword) || ["$defs", "definitions"].contains(&keyword)
+}
 
 /// Types of values that are written as in JSON.
 const SCALARS: [&str; 4] = ["integer", "number", "boolean", "null"];
@@ -90,10 +78,8 @@ impl Writer<'_, '_> {
             _ => return self.refused(&format!("the schema at {place}")),
         };
         let only = |writer: &Self, known: &[&str]| {
-            let other = keywords
-                .keys()
-                .map(String::as_str)
-                .find(|name| !known.contains(name) && !SILENT.contains(name));
+            let other =
+                keywords.keys().map(String::as_str).find(|name| !known.contains(name) && !is_silent(name));
             other.map_or(Ok(()), |keyword| writer.refused_keyword(keyword, place))
         };
         if let Some(to) = keywords.get("$ref").and_then(Value::as_str) {
@@ -150,7 +136,7 @@ impl Writer<'_, '_> {
             "array" => self.list(keywords, place, several),
             scalar if SCALARS.contains(&scalar) => {
                 let mut schema = keywords.clone();
-                schema.retain(|keyword, _| !SILENT.contains(&keyword.as_str()));
+                schema.retain(|keyword, _| !is_silent(keyword));
                 schema.insert("type".into(), scalar.into());
                 let name = self.name("value");
                 Ok(self.rules.json(&name, schema.into()))
@@ -346,9 +332,10 @@ impl Writer<'_, '_> {
             "exclusiveMaximum",
             "multipleOf",
         ];
-        let other = keywords.keys().map(String::as_str).find(|name| {
-            !(known.contains(name) || SILENT.contains(name) || (several && OTHERS.contains(name)))
-        });
+        let other = keywords
+            .keys()
+            .map(String::as_str)
+            .find(|name| !(known.contains(name) || is_silent(name) || (several && OTHERS.contains(name))));
         other.map_or(Ok(()), |keyword| self.refused_keyword(keyword, place))
     }
 }

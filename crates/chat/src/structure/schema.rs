@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 /// Keywords that say nothing about which documents are valid.
-const ANNOTATIONS: [&str; 13] = [
+pub(crate) const ANNOTATIONS: [&str; 13] = [
     "$schema",
     "$id",
     "id",
