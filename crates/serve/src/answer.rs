@@ -10,6 +10,7 @@ use axum::body::{Body, Bytes};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures_core::Stream;
+use serde::Serialize;
 use serde_json::Value;
 
 use crate::progress::{Change, Progress};
@@ -40,8 +41,12 @@ pub(crate) struct Sse {
 
 impl Sse {
     /// An event without a name.
-    pub fn data(&mut self, value: &Value) {
-        self.ready.push_back(Bytes::from(format!("data: {value}\n\n")));
+    pub fn data(&mut self, value: &impl Serialize) {
+        let mut event = b"data: ".to_vec();
+        // Texts, numbers and maps with names: nothing that could fail.
+        serde_json::to_writer(&mut event, value).expect("the value is plain JSON");
+        event.extend_from_slice(b"\n\n");
+        self.ready.push_back(Bytes::from(event));
     }
 
     /// An event with a name.

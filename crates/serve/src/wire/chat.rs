@@ -1,12 +1,13 @@
 //! `POST /v1/chat/completions`: its request and its answers, whole and in pieces. Knows no transport.
 
 use ::chat::{Codec, TokenText, ToolCall, TopToken};
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::structure::read_structure;
 use super::tools::{Style, Tools, read_choice, read_tools};
 use super::{
-    ApiError, CHOICES_MAX, Conversation, Fields, Streaming, TOP_LOGPROBS_MAX, finish_json, usage_json,
+    ApiError, CHOICES_MAX, Conversation, Fields, Frame, Streaming, TOP_LOGPROBS_MAX, finish_json, usage_json,
 };
 use crate::answer::{Shape, Sse};
 use crate::progress::{Change, Choice, Progress};
@@ -107,22 +108,10 @@ impl ChatShape {
         })
     }
 
-    fn piece(&self, index: usize, delta: Value, logprobs: Value, finish: Value) -> Value {
-        self.frame(json!([{"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}]))
-    }
-
-    fn frame(&self, choices: Value) -> Value {
-        let mut frame = json!({
-            "id": self.id,
-            "object": "chat.completion.chunk",
-            "created": self.created,
-            "model": self.model,
-            "choices": choices,
-        });
-        if self.include_usage {
-            frame["usage"] = Value::Null;
-        }
-        frame
+    fn frame<C>(&self, choices: C) -> Frame<'_, C> {
+        let (id, created, model) = (&self.id, self.created, &self.model);
+        let usage = self.include_usage.then_some(Value::Null);
+        Frame { id, object: "chat.completion.chunk", created, model, choices, usage }
     }
 
     fn logprobs_json(&self, tokens: &[TokenText]) -> Value {
@@ -148,41 +137,87 @@ impl Shape for ChatShape {
 
     fn open(&mut self, out: &mut Sse) {
         for index in 0..self.choices {
-            let delta = json!({"role": "assistant", "content": "", "refusal": null});
-            out.data(&self.piece(index, delta, Value::Null, Value::Null));
+            let delta = Delta::Begin { role: "assistant", content: "", refusal: () };
+            out.data(&self.frame([Piece::new(index, delta)]));
         }
     }
 
     fn change(&mut self, change: &Change, progress: &Progress, out: &mut Sse) {
         let piece = match change {
             Change::Reasoning(index, text) => {
-                self.piece(*index, json!({"reasoning_content": text}), Value::Null, Value::Null)
+                Piece::new(*index, Delta::Reasoning { reasoning_content: text })
             }
-            Change::Text(index, text, tokens) => {
-                self.piece(*index, json!({"content": text}), self.logprobs_json(tokens), Value::Null)
-            }
+            Change::Text(index, text, tokens) => Piece {
+                logprobs: self.logprobs_json(tokens),
+                ..Piece::new(*index, Delta::Text { content: text })
+            },
             Change::CallBegin(index, number) => {
                 let ToolCall { id, name, .. } = &progress.choices[*index].calls[*number];
-                let function = json!({"name": name, "arguments": ""});
-                let call = json!({"index": number, "id": id, "type": "function", "function": function});
-                self.piece(*index, json!({"tool_calls": [call]}), Value::Null, Value::Null)
+                let function = CallPart { name: Some(name), arguments: "" };
+                let call = CallDelta { index: *number, id: Some(id), kind: Some("function"), function };
+                Piece::new(*index, Delta::Calls { tool_calls: [call] })
             }
             Change::Arguments(index, number, text) => {
-                let call = json!({"index": number, "function": {"arguments": text}});
-                self.piece(*index, json!({"tool_calls": [call]}), Value::Null, Value::Null)
+                let function = CallPart { name: None, arguments: text };
+                let call = CallDelta { index: *number, id: None, kind: None, function };
+                Piece::new(*index, Delta::Calls { tool_calls: [call] })
             }
             Change::CallEnd(..) => return,
             Change::End(index) => {
-                self.piece(*index, json!({}), Value::Null, json!(finish_reason(&progress.choices[*index])))
+                let finish_reason = finish_reason(&progress.choices[*index]);
+                Piece { finish_reason, ..Piece::new(*index, Delta::End {}) }
             }
         };
-        out.data(&piece);
+        out.data(&self.frame([piece]));
     }
 
     fn close(&mut self, progress: &Progress, out: &mut Sse) {
-        let last = self.include_usage.then(|| self.frame(json!([])));
+        let last = self.include_usage.then(|| self.frame([(); 0]));
         super::close_stream(last, progress, out);
     }
+}
+
+/// What one piece adds to a choice.
+#[derive(Serialize)]
+struct Piece<'a> {
+    index: usize,
+    delta: Delta<'a>,
+    logprobs: Value,
+    finish_reason: Option<&'static str>,
+}
+
+impl<'a> Piece<'a> {
+    fn new(index: usize, delta: Delta<'a>) -> Self {
+        Self { index, delta, logprobs: Value::Null, finish_reason: None }
+    }
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Delta<'a> {
+    Begin { role: &'static str, content: &'static str, refusal: () },
+    Reasoning { reasoning_content: &'a str },
+    Text { content: &'a str },
+    Calls { tool_calls: [CallDelta<'a>; 1] },
+    End {},
+}
+
+/// The beginning of a call, with its id and name, or more of its arguments.
+#[derive(Serialize)]
+struct CallDelta<'a> {
+    index: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<&'a str>,
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    kind: Option<&'static str>,
+    function: CallPart<'a>,
+}
+
+#[derive(Serialize)]
+struct CallPart<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
+    arguments: &'a str,
 }
 
 /// Why a choice ended.

@@ -1,9 +1,10 @@
 //! `POST /v1/completions`: its request and its answers, whole and in pieces. Knows no transport.
 
 use ::chat::{Codec, CompletionRequest, FinishReason, Prompt, TokenText};
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::{ApiError, CHOICES_MAX, Fields, Streaming, Wanted, finish_json, usage_json, wrong_type};
+use super::{ApiError, CHOICES_MAX, Fields, Frame, Streaming, Wanted, finish_json, usage_json, wrong_type};
 use crate::answer::{Shape, Sse};
 use crate::progress::{Change, Progress};
 
@@ -110,50 +111,56 @@ impl CompletionShape {
         }
     }
 
-    fn frame(&self, choices: Value) -> Value {
-        let mut frame = json!({
-            "id": self.id,
-            "object": "text_completion",
-            "created": self.created,
-            "model": self.model,
-            "choices": choices,
-        });
-        if self.include_usage {
-            frame["usage"] = Value::Null;
-        }
-        frame
+    fn frame<C>(&self, choices: C) -> Frame<'_, C> {
+        let (id, created, model) = (&self.id, self.created, &self.model);
+        let usage = self.include_usage.then_some(Value::Null);
+        Frame { id, object: "text_completion", created, model, choices, usage }
     }
 
-    fn choice(&self, index: usize, text: &str, tokens: &[TokenText], finish: Option<FinishReason>) -> Value {
+    fn piece<'a>(
+        &self,
+        index: usize,
+        text: &'a str,
+        tokens: &[TokenText],
+        finish: Option<FinishReason>,
+    ) -> Piece<'a> {
         let logprobs = if self.logprobs { logprobs_json(tokens) } else { Value::Null };
-        json!({"text": text, "index": index, "logprobs": logprobs, "finish_reason": finish.map(finish_json)})
+        Piece { text, index, logprobs, finish_reason: finish.map(finish_json) }
     }
+}
+
+/// A choice, or a piece of it.
+#[derive(Serialize)]
+struct Piece<'a> {
+    text: &'a str,
+    index: usize,
+    logprobs: Value,
+    finish_reason: Option<&'static str>,
 }
 
 impl Shape for CompletionShape {
     fn whole(&self, progress: &Progress) -> Value {
         let choices = progress.choices.iter().enumerate();
         let choices =
-            choices.map(|(index, choice)| self.choice(index, &choice.text, &choice.tokens, choice.finish));
-        let mut whole = self.frame(choices.collect());
-        whole["usage"] = usage_json(progress.usage());
-        whole
+            choices.map(|(index, choice)| self.piece(index, &choice.text, &choice.tokens, choice.finish));
+        let usage = Some(usage_json(progress.usage()));
+        json!(Frame { usage, ..self.frame(choices.collect::<Vec<_>>()) })
     }
 
     fn open(&mut self, _: &mut Sse) {}
 
     fn change(&mut self, change: &Change, progress: &Progress, out: &mut Sse) {
-        let choice = match change {
-            Change::Text(index, text, tokens) => self.choice(*index, text, tokens, None),
-            Change::End(index) => self.choice(*index, "", &[], progress.choices[*index].finish),
+        let piece = match change {
+            Change::Text(index, text, tokens) => self.piece(*index, text, tokens, None),
+            Change::End(index) => self.piece(*index, "", &[], progress.choices[*index].finish),
             // Texts are not taken apart.
             _ => return,
         };
-        out.data(&self.frame(json!([choice])));
+        out.data(&self.frame([piece]));
     }
 
     fn close(&mut self, progress: &Progress, out: &mut Sse) {
-        let last = self.include_usage.then(|| self.frame(json!([])));
+        let last = self.include_usage.then(|| self.frame([(); 0]));
         super::close_stream(last, progress, out);
     }
 }

@@ -28,6 +28,7 @@ pub(crate) use vectors::{EmbeddingsCall, Input, RerankCall, TokenizeCall, read_d
 
 use ::chat::format::AnswerFormat;
 use ::chat::{AnswerOptions, Codec, Dry, FinishReason, Message, Sampling, TemplateOptions, Usage};
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::answer::Sse;
@@ -117,11 +118,23 @@ fn read_sampling(fields: &mut Fields, codec: &Codec) -> Result<AnswerOptions, Ap
     Ok(AnswerOptions { sampling, ignore_end, stop_ids, ..AnswerOptions::default() })
 }
 
+/// A piece of a stream of OpenAI's older interfaces, or a whole answer of the same fields.
+#[derive(Serialize)]
+struct Frame<'a, C> {
+    id: &'a str,
+    object: &'static str,
+    created: u64,
+    model: &'a str,
+    choices: C,
+    /// `null` in all pieces but the last where the usage is wanted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    usage: Option<Value>,
+}
+
 /// Ends a stream of OpenAI's older interfaces; the usage goes into a last piece where one is wanted.
-fn close_stream(last: Option<Value>, progress: &Progress, out: &mut Sse) {
-    if let Some(mut piece) = last {
-        piece["usage"] = usage_json(progress.usage());
-        out.data(&piece);
+fn close_stream(last: Option<Frame<'_, [(); 0]>>, progress: &Progress, out: &mut Sse) {
+    if let Some(piece) = last {
+        out.data(&Frame { usage: Some(usage_json(progress.usage())), ..piece });
     }
     out.done();
 }
