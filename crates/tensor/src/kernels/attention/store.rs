@@ -4,9 +4,12 @@
 use super::layout::{KvType, SCALE_BLOCK, head_block_len, padded, scales};
 use super::paged::{PageLayout, PagedRows};
 use super::{KEY_BLOCK, layout};
-use crate::simd::{F16_MAX, f16_to_f32, f32_to_f16};
-use crate::{Disjoint, Exec};
+use crate::simd::{F16_MAX, Vector, f16_to_f32, f32_to_f16};
+use crate::{Disjoint, Exec, dispatch};
 use std::ops::Range;
+
+/// From this many rows on it pays to turn keys over together.
+const ROWS_AT_ONCE: usize = 8;
 
 /// Writes the keys and values of the new rows of `sequences` sequences into their pages. `qkv` holds the fused rows of the
 /// batch.
@@ -104,6 +107,7 @@ impl Source<'_> {
                 key.iter().enumerate().for_each(|(d, key)| words[d * KEY_BLOCK + slot] = *key);
                 words[keys + slot * width..][..head_dim].copy_from_slice(value);
             }),
+            KvType::F16 if self.slots.len() >= ROWS_AT_ONCE => self.store_halves(exec, as_halves(words)),
             KvType::F16 => {
                 let words = as_halves(words);
                 let half = |x: f32| f32_to_f16(x.clamp(-F16_MAX, F16_MAX));
@@ -132,11 +136,51 @@ impl Source<'_> {
         }
     }
 
+    /// As the rows of [`Source::store`] one by one, but turned over together.
+    fn store_halves(&self, exec: Exec<'_>, words: &mut [u16]) {
+        let (head_dim, width, count) = (self.head_dim, padded(self.head_dim), self.slots.len());
+        let mut turned = exec.pool.scratch().take(KEY_BLOCK * head_dim);
+        let turned = &mut turned[..KEY_BLOCK * head_dim];
+        layout::transpose_rows(exec.isa, &self.rows[self.key_offset..], (count, self.stride), turned);
+        let (to_keys, to_values) = words.split_at_mut(KEY_BLOCK * head_dim);
+        for (from, to) in turned.chunks_exact(KEY_BLOCK).zip(to_keys.chunks_exact_mut(KEY_BLOCK)) {
+            // SAFETY: the Isa of an Exec is available.
+            unsafe { narrow(exec.isa, &from[..count], &mut to[self.slots.clone()]) };
+        }
+        for (slot, row) in self.slots.clone().zip(self.rows.chunks_exact(self.stride)) {
+            let to = &mut to_values[slot * width..][..head_dim];
+            // SAFETY: as above.
+            unsafe { narrow(exec.isa, &row[self.value_offset..][..head_dim], to) };
+        }
+    }
+
     /// Calls `body` with each token's place in the block, key and value.
     fn each(&self, mut body: impl FnMut(usize, &[f32], &[f32])) {
         for (slot, row) in self.slots.clone().zip(self.rows.chunks_exact(self.stride)) {
             body(slot, &row[self.key_offset..][..self.head_dim], &row[self.value_offset..][..self.head_dim]);
         }
+    }
+}
+
+dispatch! {
+    /// The nearest halves, at most ±[`F16_MAX`]; both slices are of one length.
+    fn narrow(from: &[f32], to: &mut [u16]) = narrow_generic;
+}
+
+#[inline(always)]
+unsafe fn narrow_generic<V: Vector>(from: &[f32], to: &mut [u16]) {
+    let (count, mut i) = (from.len().min(to.len()), 0);
+    // SAFETY: the caller has the features; all lanes lie within both slices.
+    unsafe {
+        while i + V::LANES <= count {
+            // A number that is none stays one: the second operand of both.
+            let value = V::splat(-F16_MAX).max(V::load(from.as_ptr().add(i)));
+            V::splat(F16_MAX).min(value).store_f16(to.as_mut_ptr().add(i));
+            i += V::LANES;
+        }
+    }
+    for (to, from) in to[i..count].iter_mut().zip(&from[i..count]) {
+        *to = f32_to_f16(from.clamp(-F16_MAX, F16_MAX));
     }
 }
 
