@@ -18,6 +18,8 @@ pub(crate) use packing::Plan;
 
 /// Parts of one product: query, key and value.
 const PARTS_MAX: usize = 4;
+/// Up to this many rows a product is as long as reading its weights takes.
+const FEW_ROWS: usize = 4;
 
 /// All weights of a model, by their place in the decoder's flat buffer.
 pub(crate) struct Weights {
@@ -136,6 +138,14 @@ impl Weights {
         }
     }
 
+    /// Tells idle threads which matrix comes next: most often the one that lies next.
+    fn foresee(&self, exec: Exec<'_>, weight: Weight) {
+        let Some((_, parts)) = self.products.range(weight.offset + 1..).next() else { return };
+        let mut bytes: [&[u8]; PARTS_MAX] = [&[]; PARTS_MAX];
+        bytes.iter_mut().zip(parts).for_each(|(bytes, part)| *bytes = part.bytes.as_bytes());
+        exec.pool().foresee(&bytes);
+    }
+
     /// `x · wᵀ`: (rows, inputs) → `out` (rows, outputs). `quantized` is room for the rows as integers.
     pub fn product(
         &self,
@@ -145,6 +155,9 @@ impl Weights {
         (out, quantized): (&mut [f32], &mut QuantRows),
     ) {
         let parts = &self.products[&weight.offset];
+        if rows <= FEW_ROWS {
+            self.foresee(exec, weight);
+        }
         if parts.iter().any(Part::is_blocks) {
             quantized.quantize(exec, x, rows, weight.cols);
         }

@@ -3,11 +3,12 @@
 #![allow(unsafe_code)]
 
 use crate::Scratch;
+use crate::gemm::prefetch_second_level;
 use std::any::Any;
 use std::cell::{Cell, UnsafeCell};
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -15,6 +16,9 @@ use std::time::{Duration, Instant};
 /// How long an idle thread spins before it sleeps: longer than the gap between two kernels of a training step,
 /// far shorter than anything a person or a power meter notices.
 const SPIN: Duration = Duration::from_micros(60);
+
+/// The most that a waiting worker fetches: a part of a second-level cache.
+const AHEAD_BYTES: usize = 384 << 10;
 
 /// A fixed set of threads (the caller of [`run`](Pool::run) is one of them) which spin for a moment between kernels
 /// and then sleep. Several threads may call `run` at once: they take turns.
@@ -42,6 +46,8 @@ struct Shared {
     alarm: Condvar,
     stop: AtomicBool,
     spin: Duration,
+    /// For each worker, where what it will read next begins, and how many bytes there are.
+    ahead: Vec<Line<(AtomicPtr<u8>, AtomicUsize)>>,
 }
 
 /// Keeps what two threads write apart, so that they do not fight over one cache line (two lines: prefetchers pair them).
@@ -80,6 +86,7 @@ impl Pool {
             stop: AtomicBool::new(false),
             // A thread that spins on a core which another needs holds everybody up.
             spin: if threads <= cores { SPIN } else { Duration::ZERO },
+            ahead: (1..threads).map(|_| Line(Default::default())).collect(),
         });
         let workers = (1..threads)
             .map(|thread| {
@@ -101,6 +108,23 @@ impl Pool {
     /// Work space for kernels.
     pub fn scratch(&self) -> &Scratch {
         &self.scratch
+    }
+
+    /// Says what the products that come next will read, in their order, so that a worker which waits can fetch the beginning of
+    /// its share into its caches meanwhile. Nothing depends on it.
+    pub fn foresee(&self, parts: &[&[u8]]) {
+        let total: usize = parts.iter().map(|part| part.len()).sum();
+        for (index, Line((at, length))) in self.shared.ahead.iter().enumerate() {
+            let mut offset = total / self.threads() * (index + 1);
+            for part in parts {
+                if offset < part.len() {
+                    at.store(part[offset..].as_ptr().cast_mut(), Ordering::Relaxed);
+                    length.store((part.len() - offset).min(AHEAD_BYTES), Ordering::Relaxed);
+                    break;
+                }
+                offset -= part.len();
+            }
+        }
     }
 
     /// Calls `body(task, thread)` once for every task in `0..tasks`, in no particular order, on all threads
@@ -263,8 +287,8 @@ impl Shared {
 
     /// A worker's life: wait for a job, enter it, take tasks, leave.
     fn work(&self, thread: usize) {
-        let mut last_job = 0;
-        while let Some(state) = self.wait_for_job(last_job) {
+        let (mut last_job, mut ahead) = (0, Ahead::default());
+        while let Some(state) = self.wait_for_job(last_job, ahead.renewed(&self.ahead[thread - 1].0)) {
             let entered =
                 self.state.0.compare_exchange(state, state + 1, Ordering::Acquire, Ordering::Relaxed);
             if entered.is_ok() {
@@ -276,7 +300,7 @@ impl Shared {
     }
 
     /// Spins, then sleeps, until a job newer than `last_job` is open (its state) or the pool stops (`None`).
-    fn wait_for_job(&self, last_job: u64) -> Option<u64> {
+    fn wait_for_job(&self, last_job: u64, ahead: &mut Ahead) -> Option<u64> {
         let is_new = |state: u64| state & OPEN != 0 && state >> NUMBER_SHIFT != last_job;
         let begun = Instant::now();
         loop {
@@ -285,7 +309,9 @@ impl Shared {
                 if is_new(state) {
                     return Some(state);
                 }
-                std::hint::spin_loop();
+                if !ahead.fetch() {
+                    std::hint::spin_loop();
+                }
             }
             if self.stop.load(Ordering::Relaxed) {
                 return None;
@@ -308,6 +334,37 @@ impl Shared {
         };
         self.sleepers.0.fetch_sub(1, Ordering::SeqCst);
         job
+    }
+}
+
+/// What a worker fetches while it waits: addresses alone, which nobody reads through.
+#[derive(Default)]
+struct Ahead {
+    begin: usize,
+    at: usize,
+    end: usize,
+}
+
+impl Ahead {
+    /// Itself, from the beginning where something else comes next by now.
+    fn renewed(&mut self, (at, length): &(AtomicPtr<u8>, AtomicUsize)) -> &mut Ahead {
+        let begin = at.load(Ordering::Relaxed) as usize;
+        if begin != self.begin {
+            *self = Ahead { begin, at: begin, end: begin.saturating_add(length.load(Ordering::Relaxed)) };
+        }
+        self
+    }
+
+    /// Asks for some lines more; false where there are none.
+    fn fetch(&mut self) -> bool {
+        if self.at >= self.end {
+            return false;
+        }
+        for line in 0..4 {
+            prefetch_second_level(std::ptr::without_provenance(self.at + 64 * line));
+        }
+        self.at += 4 * 64;
+        true
     }
 }
 
@@ -426,6 +483,32 @@ mod tests {
                 assert_eq!(count.into_inner(), 8);
             }
         }
+    }
+
+    #[test]
+    fn waiting_workers_fetch_their_own_share_once() {
+        let pool = Pool::new(3);
+        let (first, last) = (vec![0; 100], vec![0; 2 * AHEAD_BYTES]);
+        pool.foresee(&[&first, &[], &last]);
+        let place = |worker: usize| {
+            let (at, length) = &pool.shared.ahead[worker].0;
+            (at.load(Ordering::Relaxed).cast_const(), length.load(Ordering::Relaxed))
+        };
+        let third = (100 + last.len()) / 3;
+        assert_eq!(place(0), (last[third - 100..].as_ptr(), AHEAD_BYTES));
+        assert_eq!(place(1), (last[2 * third - 100..].as_ptr(), 100 + last.len() - 2 * third));
+        // As far as that and no further, and not again unless something else comes.
+        let mut ahead = Ahead::default();
+        assert!(!ahead.fetch());
+        let fetches =
+            |ahead: &mut Ahead| std::iter::repeat_with(|| ahead.fetch()).take_while(|more| *more).count();
+        assert_eq!(fetches(ahead.renewed(&pool.shared.ahead[0].0)), AHEAD_BYTES / 256);
+        assert_eq!(fetches(ahead.renewed(&pool.shared.ahead[0].0)), 0);
+        pool.foresee(&[&first]);
+        assert_eq!(fetches(ahead.renewed(&pool.shared.ahead[0].0)), 1);
+        // Nothing to foresee changes nothing.
+        pool.foresee(&[]);
+        assert_eq!(place(0).0, first[33..].as_ptr());
     }
 
     #[test]

@@ -6,6 +6,8 @@ use super::format::{self, Format};
 use super::layout::PANEL;
 use super::rows::{self, QuantizeFunction};
 use super::tile::{self, Call, Panels, Tile, TileFunction, UnpackFunction};
+#[cfg(target_arch = "x86_64")]
+use super::vnni::by_hand;
 use crate::Isa;
 use crate::simd::Vector;
 use crate::simd::quads::{self, Quads, class};
@@ -102,7 +104,7 @@ impl Instance {
     pub(super) fn kernels(self, kind: BlockType) -> Kernels {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Instance::Avx512Vnni => avx512_vnni::kernels_of(kind),
+            Instance::Avx512Vnni => Kernels { asks_ahead: true, ..avx512_vnni::kernels_of(kind) },
             #[cfg(target_arch = "x86_64")]
             Instance::Avx2Vnni => avx2_vnni::kernels_of(kind),
             #[cfg(target_arch = "x86_64")]
@@ -135,13 +137,15 @@ impl Instance {
 #[derive(Clone, Copy)]
 pub(super) struct Kernels {
     /// From packed weights, several panels side by side.
-    pub direct: [Tile; 3],
+    pub direct: &'static [Tile],
     /// From unpacked panels.
-    pub plain: [Tile; 3],
+    pub plain: &'static [Tile],
     /// Unpacks panels for `plain`.
     pub unpack: UnpackFunction,
     /// Whether `plain` takes activations in 16 bits.
     pub words: bool,
+    /// Whether `plain` asks the caches for the activations of the rows that come next.
+    pub asks_ahead: bool,
     /// Bytes of a block of an unpacked panel: quants, scales.
     pub plain_bytes: [usize; 2],
 }
@@ -187,8 +191,8 @@ unsafe fn peak<Q: Quads>(steps: usize, bytes: &[u8; 512]) -> i32 {
 macro_rules! instance {
     ($module:ident, $quads:ty, [$($cfg:meta)?] [$($feature:meta)?],
         direct: $([$dr:literal, $du:literal])*,
-        plain: $([$pr:literal, $pu:literal, $pp:literal])*,
-        eight: $layout:ident, $eight:ty, $([$er:literal, $eu:literal, $ep:literal])*) => {
+        plain: $([$pf:ident $pr:literal, $pu:literal, $pp:literal])*,
+        eight: $layout:ident, $eight:ty, $([$ef:ident $er:literal, $eu:literal, $ep:literal])*) => {
         $(#[$cfg])?
         mod $module {
             use super::*;
@@ -247,21 +251,23 @@ macro_rules! instance {
                 const fn tile_of(rows: usize, registers: usize, function: TileFunction) -> Tile {
                     Tile { rows, panels: registers / PARTS, function }
                 }
-                let direct = [$(tile_of($dr, $du, tile::<F, $dr, $du, 1>)),*];
+                let direct = const { &[$(tile_of($dr, $du, tile::<F, $dr, $du, 1>)),*] };
                 if F::CLASS == class::EIGHT_BITS {
                     return Kernels {
                         direct,
-                        plain: [$(tile_of($er, $eu * $ep, eight_tile::<F::$layout, $er, $eu, $ep>)),*],
+                        plain: const { &[$(tile_of($er, $eu * $ep, $ef::<F::$layout, $er, $eu, $ep>)),*] },
                         unpack: unpack::<F, F::$layout>,
                         words: <F::$layout as Format>::STEPS == 16,
+                        asks_ahead: false,
                         plain_bytes: [<F::$layout as Format>::BYTES[0], <F::$layout as Format>::BYTES[2]],
                     };
                 }
                 Kernels {
                     direct,
-                    plain: [$(tile_of($pr, $pu * $pp, tile::<F::Plain, $pr, $pu, $pp>)),*],
+                    plain: const { &[$(tile_of($pr, $pu * $pp, $pf::<F::Plain, $pr, $pu, $pp>)),*] },
                     unpack: unpack::<F, F::Plain>,
                     words: false,
+                    asks_ahead: false,
                     plain_bytes: [F::Plain::BYTES[0], F::Plain::BYTES[2]],
                 }
             }
@@ -272,22 +278,23 @@ macro_rules! instance {
 instance!(avx512_vnni, quads::Avx512Vnni, [cfg(target_arch = "x86_64")]
     [target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx512vnni,avx2,fma,f16c")],
     direct: [4, 2] [2, 4] [1, 4],
-    plain: [6, 2, 1] [2, 2, 1] [1, 2, 1], eight: Plain, quads::Avx512Vnni, [6, 2, 1] [2, 2, 1] [1, 2, 1]);
+    plain: [by_hand 6, 2, 1] [tile 4, 2, 1] [tile 2, 2, 1] [tile 1, 2, 1],
+    eight: Plain, quads::Avx512Vnni, [by_hand 6, 2, 1] [eight_tile 4, 2, 1] [eight_tile 2, 2, 1] [eight_tile 1, 2, 1]);
 instance!(avx2_vnni, quads::Avx2Vnni, [cfg(target_arch = "x86_64")]
     [target_feature(enable = "avx2,fma,f16c,avxvnni")],
     direct: [4, 2] [2, 2] [1, 4],
-    plain: [4, 2, 1] [2, 2, 1] [1, 2, 1], eight: Plain, quads::Avx2Vnni, [4, 2, 1] [2, 2, 1] [1, 2, 1]);
+    plain: [tile 4, 2, 1] [tile 2, 2, 1] [tile 1, 2, 1], eight: Plain, quads::Avx2Vnni, [eight_tile 4, 2, 1] [eight_tile 2, 2, 1] [eight_tile 1, 2, 1]);
 instance!(avx2, quads::Avx2Quads, [cfg(target_arch = "x86_64")]
     [target_feature(enable = "avx2,fma,f16c")],
     direct: [4, 2] [2, 2] [1, 4],
-    plain: [6, 2, 1] [2, 2, 1] [1, 2, 1], eight: Words, quads::Avx2Words, [6, 2, 1] [2, 2, 1] [1, 2, 1]);
+    plain: [tile 6, 2, 1] [tile 2, 2, 1] [tile 1, 2, 1], eight: Words, quads::Avx2Words, [eight_tile 6, 2, 1] [eight_tile 2, 2, 1] [eight_tile 1, 2, 1]);
 instance!(neon, quads::NeonQuads, [cfg(target_arch = "aarch64")] [target_feature(enable = "neon")],
     direct: [4, 4] [2, 4] [1, 4],
-    plain: [4, 4, 1] [2, 4, 1] [1, 4, 1], eight: Plain, quads::NeonQuads, [4, 4, 1] [2, 4, 1] [1, 4, 1]);
+    plain: [tile 4, 4, 1] [tile 2, 4, 1] [tile 1, 4, 1], eight: Plain, quads::NeonQuads, [eight_tile 4, 4, 1] [eight_tile 2, 4, 1] [eight_tile 1, 4, 1]);
 // The arrays are for machines that have nothing better and for tests: fewer kernels, compiled sooner.
 instance!(portable, quads::ArrayQuads<4>, [] [],
     direct: [1, 4] [1, 4] [1, 4],
-    plain: [1, 4, 1] [1, 4, 1] [1, 4, 1], eight: Plain, quads::ArrayQuads<4>, [1, 4, 1] [1, 4, 1] [1, 4, 1]);
+    plain: [tile 1, 4, 1] [tile 1, 4, 1] [tile 1, 4, 1], eight: Plain, quads::ArrayQuads<4>, [eight_tile 1, 4, 1] [eight_tile 1, 4, 1] [eight_tile 1, 4, 1]);
 instance!(emulated16, quads::ArrayQuads<16>, [] [],
     direct: [1, 1] [1, 1] [1, 1],
-    plain: [2, 1, 2] [1, 1, 2] [1, 1, 2], eight: Plain, quads::ArrayQuads<16>, [2, 1, 2] [1, 1, 2] [1, 1, 2]);
+    plain: [tile 2, 1, 2] [tile 1, 1, 2] [tile 1, 1, 2], eight: Plain, quads::ArrayQuads<16>, [eight_tile 2, 1, 2] [eight_tile 1, 1, 2] [eight_tile 1, 1, 2]);

@@ -15,6 +15,8 @@ mod source;
 #[cfg(test)]
 mod tests;
 mod tile;
+#[cfg(target_arch = "x86_64")]
+mod vnni;
 
 pub use block_type::BlockType;
 pub use codec::{Rows, can_quantize, dequantize, quantize, quantize_on};

@@ -61,14 +61,19 @@ pub(super) fn multiply_with(
     }
     let job = Job { exec, instance, x, c: c.data.as_mut_ptr(), c_stride: c.row_stride, into };
     let tasks: usize = weights.iter().map(|matrix| job.tasks(matrix)).sum();
-    exec.pool.run(tasks, &|task, _| {
-        let (mut task, mut column) = (task, 0);
+    // Tasks that come one after the other begin in a stretch each, so that a thread most often goes on where it was, with
+    // what it has asked the caches for.
+    let stretches = exec.pool.threads().min(tasks).max(1);
+    let stretch = tasks.div_ceil(stretches);
+    exec.pool.run(stretches * stretch, &|number, _| {
+        let (mut task, mut column) = (number % stretches * stretch + number / stretches, 0);
         for matrix in weights {
             match task.checked_sub(job.tasks(matrix)) {
                 Some(rest) => (task, column) = (rest, column + matrix.rows),
                 None => return job.part(matrix, task, column),
             }
         }
+        // Beyond the last task of the last stretch.
     });
 }
 
@@ -123,7 +128,7 @@ impl Part<'_> {
         let entries = 0..x.starts[self.job.x.blocks()] as usize;
         let mut row = 0;
         while row < x.rows {
-            let tile = largest(&self.kernels.direct, x.rows - row);
+            let tile = largest(self.kernels.direct, x.rows - row);
             for panel in panels.clone().step_by(tile.panels) {
                 let weights = self.packed(panel..(panel + tile.panels).min(panels.end));
                 self.direct_tile(&tile, call(&x, false, row, entries.clone(), weights), (row, panel));
@@ -213,11 +218,13 @@ impl Part<'_> {
     ) {
         for number in rows.start / TILE_ROWS..rows.end.div_ceil(TILE_ROWS) {
             let x = self.job.x.tile(number);
-            self.job.x.ask_for_tile(number + 1, blocks.start, self.kernels.words);
+            if !self.kernels.asks_ahead {
+                self.job.x.ask_for_tile(number + 1, blocks.start, self.kernels.words);
+            }
             let entries = x.starts[blocks.start] as usize..x.starts[blocks.end] as usize;
             let mut row = 0;
             while row < x.rows {
-                let tile = largest(&self.kernels.plain, x.rows - row);
+                let tile = largest(self.kernels.plain, x.rows - row);
                 let call = call(&x, self.kernels.words, row, entries.clone(), weights);
                 for panel in (0..PAIR).step_by(tile.panels) {
                     let at = x.first_row + row - rows.start;
@@ -276,6 +283,7 @@ fn call(x: &RowTile<'_>, words: bool, row: usize, entries: Range<usize>, panels:
         quants: if words { x.words[first..].as_ptr().cast() } else { x.quants[first..].as_ptr() },
         scales: x.scales[entries.start * x.rows + row..].as_ptr(),
         sums: x.sums[3 * entries.start * x.rows + row..].as_ptr(),
+        next_slots: x.scales.len(),
         from: std::ptr::null(),
         from_stride: 0,
         to: std::ptr::null_mut(),

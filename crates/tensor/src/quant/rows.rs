@@ -7,8 +7,8 @@ use super::source::BLOCK;
 use crate::Exec;
 use crate::gemm::prefetch;
 use crate::pool::Disjoint;
-use crate::simd::Vector;
 use crate::simd::quads::Quads;
+use crate::simd::{Vector, Virtual16};
 
 /// Rows that are stored together, each block of them beside the same block of the others: those of the largest kernels. One
 /// row's second part costs all of them.
@@ -302,72 +302,38 @@ unsafe fn quantize_block<Q: Quads>(values: &[f32], to: &mut [i8]) -> Block {
     debug_assert!(values.len() == BLOCK && to.len() == BLOCK);
     // SAFETY: the caller has the features; both slices hold 32 elements.
     unsafe {
-        let (mut largest, mut not_finite) = (Q::V::zero(), Q::V::zero());
+        let registers = 16 / Q::V::LANES;
+        let (mut largest, mut not_finite) = (Virtual16::<Q::V>::splat(0.0), Virtual16::<Q::V>::splat(0.0));
         let mut i = 0;
-        while i < BLOCK {
-            let value = Q::V::load(values.as_ptr().add(i));
-            largest = value.abs().max(largest);
-            not_finite = value.fma(Q::V::zero(), not_finite);
-            i += Q::V::LANES;
+        while i < 2 * registers {
+            let (value, at) = (Q::V::load(values.as_ptr().add(i * Q::V::LANES)), i % registers);
+            largest.set_register(at, value.abs().max(largest.register(at)));
+            not_finite.set_register(at, value.fma(Q::V::zero(), not_finite.register(at)));
+            i += 1;
         }
-        let (largest, poison) = (lanes(largest).fold_max(), lanes(not_finite).sum());
+        let (largest, poison) = (largest.reduce_max(), not_finite.reduce_add());
         if poison.is_nan() || largest < LEAST {
             to.fill(0);
             return Block { scale: poison, sums: [0; 2], squares: 0 };
         }
         let inverse = Q::V::splat(QUANT_MAX / largest);
         // Integers below 2²⁴, so these sums are exact in any order.
-        let (mut sums, mut squares) = ([Q::V::zero(); 2], Q::V::zero());
+        let mut sums = [Virtual16::<Q::V>::splat(0.0); 2];
+        let mut squares = Virtual16::<Q::V>::splat(0.0);
         let mut i = 0;
-        while i < BLOCK {
-            let quant = Q::V::load(values.as_ptr().add(i)).mul(inverse).round();
-            Q::store_narrow(quant.to_integers(), to.as_mut_ptr().add(i));
-            sums[2 * i / BLOCK] = sums[2 * i / BLOCK].add(quant);
-            squares = quant.fma(quant, squares);
-            i += Q::V::LANES;
+        while i < 2 * registers {
+            let (offset, at) = (i * Q::V::LANES, i % registers);
+            let quant = Q::V::load(values.as_ptr().add(offset)).mul(inverse).round();
+            Q::store_narrow(quant.to_integers(), to.as_mut_ptr().add(offset));
+            sums[i / registers].set_register(at, quant);
+            squares.set_register(at, quant.fma(quant, squares.register(at)));
+            i += 1;
         }
         Block {
             scale: largest / QUANT_MAX,
-            sums: [lanes(sums[0]).sum() as i32, lanes(sums[1]).sum() as i32],
-            squares: lanes(squares).sum() as i32,
+            sums: [sums[0].reduce_add() as i32, sums[1].reduce_add() as i32],
+            squares: squares.reduce_add() as i32,
         }
-    }
-}
-
-/// Lanes, and zeros up to sixteen.
-struct Lanes([f32; 16]);
-
-#[inline(always)]
-unsafe fn lanes<V: Vector>(vector: V) -> Lanes {
-    let mut lanes = [0.0; 16];
-    // SAFETY: the caller has the features; there are at most sixteen lanes.
-    unsafe { vector.store(lanes.as_mut_ptr()) };
-    Lanes(lanes)
-}
-
-impl Lanes {
-    #[inline(always)]
-    fn fold_max(mut self) -> f32 {
-        let mut width = 8;
-        while width > 0 {
-            for i in 0..width {
-                self.0[i] = if self.0[i] > self.0[i + width] { self.0[i] } else { self.0[i + width] };
-            }
-            width /= 2;
-        }
-        self.0[0]
-    }
-
-    #[inline(always)]
-    fn sum(mut self) -> f32 {
-        let mut width = 8;
-        while width > 0 {
-            for i in 0..width {
-                self.0[i] += self.0[i + width];
-            }
-            width /= 2;
-        }
-        self.0[0]
     }
 }
 

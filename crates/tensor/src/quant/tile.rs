@@ -4,14 +4,12 @@
 
 use super::format::{At, Format};
 use super::layout::PANEL;
-use crate::gemm::prefetch;
+use crate::gemm::prefetch_second_level;
 use crate::simd::Vector;
 use crate::simd::quads::Quads;
 
 /// The most rows of any kernel.
 pub(super) const ROWS_MAX: usize = 6;
-/// How far ahead of its use the low plane of each panel is asked for.
-const AHEAD_BYTES: usize = 1536;
 /// The most registers of outputs in a row of any kernel.
 const UNITS_MAX: usize = 4;
 
@@ -53,6 +51,8 @@ pub(super) struct Call {
     pub scales: *const f32,
     /// `[entry][3][row]`: −Σ quants of the whole, of the first half and of the second half.
     pub sums: *const i32,
+    /// Slots (see `quants`, `scales` and `sums`: 32 bytes, one and three numbers) from here to the rows that come next.
+    pub next_slots: usize,
     /// What the outputs start from; null for 0.
     pub from: *const f32,
     /// Distance between its rows.
@@ -243,7 +243,7 @@ unsafe fn multiply_step<Q: Quads, F: Format, const ROWS: usize, const UNITS: usi
         let mut weights = [Q::splat(0); UNITS_MAX];
         let mut unit = 0;
         while unit < UNITS {
-            ask_for::<F>(&at[unit], step);
+            ask_for::<Q, F>(&at[unit], step);
             weights[unit] = F::quants::<Q>(&at[unit], step);
             unit += 1;
         }
@@ -302,7 +302,7 @@ unsafe fn locate<Q: Quads, F: Format, const UNITS: usize>(
         [At { low: nowhere, high: nowhere, scales: nowhere, supers: nowhere, part: 0, ahead: [0; 4] };
             UNITS_MAX];
     // The block that is wanted soon: some blocks on in the same panel, or at the beginning of the next panels.
-    let soon = block + AHEAD_BYTES / F::BYTES[0];
+    let soon = block + Q::AHEAD_BYTES / F::BYTES[0];
     let (jump, soon) = if soon < panels.blocks { (0, soon) } else { (panels.next, soon - panels.blocks) };
     let distance = |bytes: usize| jump.wrapping_add(soon.wrapping_sub(block).wrapping_mul(bytes));
     let supers = jump.wrapping_add((soon / 8).wrapping_sub(block / 8).wrapping_mul(F::BYTES[3]));
@@ -332,21 +332,24 @@ unsafe fn locate<Q: Quads, F: Format, const UNITS: usize>(
 
 /// Asks the caches for one line of each section of a block that comes soon, in as many steps as it has lines.
 #[inline(always)]
-fn ask_for<F: Format>(at: &At, step: usize) {
+unsafe fn ask_for<Q: Quads, F: Format>(at: &At, step: usize) {
     if !F::IN_MEMORY || at.part > 0 {
         return;
     }
-    if step * 64 < F::BYTES[0] {
-        prefetch(at.low.wrapping_add(at.ahead[0]).wrapping_add(step * 64).cast());
-    }
-    if step * 64 < F::BYTES[1] {
-        prefetch(at.high.wrapping_add(at.ahead[1]).wrapping_add(step * 64).cast());
-    }
-    if step == 7 {
-        prefetch(at.scales.wrapping_add(at.ahead[2]).cast());
-    }
-    if step == 6 && F::BYTES[3] > 0 {
-        prefetch(at.supers.wrapping_add(at.ahead[3]).cast());
+    // SAFETY: as above.
+    unsafe {
+        if step * 64 < F::BYTES[0] {
+            Q::ask(at.low.wrapping_add(at.ahead[0]).wrapping_add(step * 64));
+        }
+        if step * 64 < F::BYTES[1] {
+            Q::ask(at.high.wrapping_add(at.ahead[1]).wrapping_add(step * 64));
+        }
+        if step == 7 {
+            Q::ask(at.scales.wrapping_add(at.ahead[2]));
+        }
+        if step == 6 && F::BYTES[3] > 0 {
+            Q::ask(at.supers.wrapping_add(at.ahead[3]));
+        }
     }
 }
 
@@ -388,6 +391,20 @@ by_class!(dot(partial: Q::Partial, unsigned: Q::Bytes, signed: Q::Bytes) -> Q::P
 by_class!(pin(partial: Q::Partial) -> Q::Partial);
 by_class!(end(sums: <Q::V as Vector>::Integers, partial: Q::Partial) -> <Q::V as Vector>::Integers);
 
+/// Asks the second-level cache for the block at the same place of the panels that come next.
+#[inline(always)]
+fn fetch_next<F: Format>(at: &At, distance: usize) {
+    let fetch = |from: *const u8, bytes: usize| {
+        for line in 0..bytes.div_ceil(64) {
+            prefetch_second_level(from.wrapping_add(distance + 64 * line).cast());
+        }
+    };
+    fetch(at.low, F::BYTES[0]);
+    fetch(at.high, F::BYTES[1]);
+    fetch(at.scales, F::BYTES[2]);
+    fetch(at.supers, F::BYTES[3]);
+}
+
 #[inline(always)]
 pub(super) unsafe fn unpack<Q: Quads, F: Format, P: Format>(
     from: &Panels,
@@ -409,6 +426,9 @@ pub(super) unsafe fn unpack<Q: Quads, F: Format, P: Format>(
                 let mut part = 0;
                 while part < parts {
                     let at = locate::<Q, F, 1>(from, first + block, panel * parts + part)[0];
+                    if Q::FETCHES_NEXT && part == 0 {
+                        fetch_next::<F>(&at, from.next);
+                    }
                     each_step!(8, STEP => {
                         let (bytes, to) = (F::quants::<Q>(&at, STEP), quants.add(part * Q::V::LANES * 4));
                         if P::STEPS == 8 {

@@ -15,6 +15,7 @@ pub use neon::NeonQuads;
 pub use x86::{Avx2Quads, Avx2Vnni, Avx2Words, Avx512Vnni};
 
 use super::Vector;
+use crate::gemm::prefetch;
 
 /// How large the unsigned bytes of a sum of products can be, which decides how many products fit into 16 bits.
 pub mod class {
@@ -46,6 +47,10 @@ pub trait Quads: Copy {
     type Partial: Copy;
     /// The most products between `begin` and `end`, for each [`class`].
     const RUN: [usize; 4];
+    /// How far ahead of their use packed weights are asked for: measured.
+    const AHEAD_BYTES: usize = 1536;
+    /// Whether it pays to ask for the next panels while these are unpacked.
+    const FETCHES_NEXT: bool = false;
 
     /// Reads `4 · LANES` bytes.
     unsafe fn load(from: *const u8) -> Self::Bytes;
@@ -85,6 +90,12 @@ pub trait Quads: Copy {
     #[inline(always)]
     unsafe fn pin<const CLASS: usize>(partial: Self::Partial) -> Self::Partial {
         partial
+    }
+
+    /// Asks the caches for packed weights, which are read once; any address will do.
+    #[inline(always)]
+    unsafe fn ask(address: *const u8) {
+        prefetch(address.cast());
     }
 
     /// Unsigned bytes less 128 as numbers of 16 bits: for each lane those of its first two bytes and those of its last

@@ -160,6 +160,8 @@ impl Quads for Avx512Vnni {
     bytes_512!();
     type Partial = __m512i;
     const RUN: [usize; 4] = [8; 4];
+    const AHEAD_BYTES: usize = 2048;
+    const FETCHES_NEXT: bool = true;
 
     #[inline(always)]
     unsafe fn begin<const CLASS: usize>(sums: __m512i) -> __m512i {
@@ -172,6 +174,15 @@ impl Quads for Avx512Vnni {
     #[inline(always)]
     unsafe fn end<const CLASS: usize>(_sums: __m512i, partial: __m512i) -> __m512i {
         partial
+    }
+    #[inline(always)]
+    unsafe fn pin<const CLASS: usize>(partial: __m512i) -> __m512i {
+        unsafe { pinned(partial) }
+    }
+    #[inline(always)]
+    unsafe fn ask(address: *const u8) {
+        // Past the second-level cache: on Zen 5 a sixth faster than into all of them.
+        unsafe { _mm_prefetch::<_MM_HINT_NTA>(address.cast()) }
     }
 }
 
@@ -285,5 +296,15 @@ impl Quads for Avx2Words {
 fn opaque(mut bytes: __m256i) -> __m256i {
     // SAFETY: it is no instruction at all.
     unsafe { asm!("/* {0} */", inout(ymm_reg) bytes, options(nomem, nostack, preserves_flags)) };
+    bytes
+}
+
+/// The same bytes, but no load may pass this place, lest the compiler move all loads of a block to its beginning and
+/// run out of registers.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn pinned(mut bytes: __m512i) -> __m512i {
+    // SAFETY: it is no instruction at all.
+    unsafe { asm!("/* {0} */", inout(zmm_reg) bytes, options(nostack, preserves_flags)) };
     bytes
 }
