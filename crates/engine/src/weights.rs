@@ -138,9 +138,13 @@ impl Weights {
         }
     }
 
-    /// Tells idle threads which matrix comes next: most often the one that lies next.
+    /// Tells idle threads which matrix comes next: the one that lies next, but for experts. Dense ones are not divided in the same
+    /// way.
     fn foresee(&self, exec: Exec<'_>, weight: Weight) {
         let Some((_, parts)) = self.products.range(weight.offset + 1..).next() else { return };
+        if !parts.iter().all(Part::is_blocks) {
+            return;
+        }
         let mut bytes: [&[u8]; PARTS_MAX] = [&[]; PARTS_MAX];
         bytes.iter_mut().zip(parts).for_each(|(bytes, part)| *bytes = part.bytes.as_bytes());
         exec.pool().foresee(&bytes);

@@ -3,12 +3,12 @@
 #![allow(unsafe_code)]
 
 use crate::Scratch;
-use crate::gemm::prefetch_second_level;
+use crate::simd::prefetch_second_level;
 use std::any::Any;
 use std::cell::{Cell, UnsafeCell};
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -47,7 +47,7 @@ struct Shared {
     stop: AtomicBool,
     spin: Duration,
     /// For each worker, where what it will read next begins, and how many bytes there are.
-    ahead: Vec<Line<(AtomicPtr<u8>, AtomicUsize)>>,
+    ahead: Vec<Line<(AtomicUsize, AtomicUsize)>>,
 }
 
 /// Keeps what two threads write apart, so that they do not fight over one cache line (two lines: prefetchers pair them).
@@ -118,7 +118,7 @@ impl Pool {
             let mut offset = total / self.threads() * (index + 1);
             for part in parts {
                 if offset < part.len() {
-                    at.store(part[offset..].as_ptr().cast_mut(), Ordering::Relaxed);
+                    at.store(part[offset..].as_ptr().addr(), Ordering::Relaxed);
                     length.store((part.len() - offset).min(AHEAD_BYTES), Ordering::Relaxed);
                     break;
                 }
@@ -347,8 +347,8 @@ struct Ahead {
 
 impl Ahead {
     /// Itself, from the beginning where something else comes next by now.
-    fn renewed(&mut self, (at, length): &(AtomicPtr<u8>, AtomicUsize)) -> &mut Ahead {
-        let begin = at.load(Ordering::Relaxed) as usize;
+    fn renewed(&mut self, (at, length): &(AtomicUsize, AtomicUsize)) -> &mut Ahead {
+        let begin = at.load(Ordering::Relaxed);
         if begin != self.begin {
             *self = Ahead { begin, at: begin, end: begin.saturating_add(length.load(Ordering::Relaxed)) };
         }
@@ -492,11 +492,11 @@ mod tests {
         pool.foresee(&[&first, &[], &last]);
         let place = |worker: usize| {
             let (at, length) = &pool.shared.ahead[worker].0;
-            (at.load(Ordering::Relaxed).cast_const(), length.load(Ordering::Relaxed))
+            (at.load(Ordering::Relaxed), length.load(Ordering::Relaxed))
         };
         let third = (100 + last.len()) / 3;
-        assert_eq!(place(0), (last[third - 100..].as_ptr(), AHEAD_BYTES));
-        assert_eq!(place(1), (last[2 * third - 100..].as_ptr(), 100 + last.len() - 2 * third));
+        assert_eq!(place(0), (last[third - 100..].as_ptr().addr(), AHEAD_BYTES));
+        assert_eq!(place(1), (last[2 * third - 100..].as_ptr().addr(), 100 + last.len() - 2 * third));
         // As far as that and no further, and not again unless something else comes.
         let mut ahead = Ahead::default();
         assert!(!ahead.fetch());
@@ -508,7 +508,7 @@ mod tests {
         assert_eq!(fetches(ahead.renewed(&pool.shared.ahead[0].0)), 1);
         // Nothing to foresee changes nothing.
         pool.foresee(&[]);
-        assert_eq!(place(0).0, first[33..].as_ptr());
+        assert_eq!(place(0).0, first[33..].as_ptr().addr());
     }
 
     #[test]

@@ -28,7 +28,6 @@ pub use packed::{HalfMatrix, PackedMatrix, PackedRef, gemm_packed, pack_half, pa
 pub use panels::PanelType;
 pub(crate) use panels::{Element, F16};
 pub use symmetric::gemm_symmetric;
-pub(crate) use tile::{prefetch, prefetch_second_level};
 
 use crate::Exec;
 use block::{B_LENGTH_MAX, Block, Blocks, GROUP_MAX};

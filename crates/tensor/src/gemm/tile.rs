@@ -3,7 +3,7 @@
 #![allow(unsafe_code)]
 
 use crate::Isa;
-use crate::simd::{Array, Vector};
+use crate::simd::{Array, Vector, prefetch, prefetch_second_level};
 
 /// The most values of k that one call covers. Measured on Zen 5: 256 to 512 differ little, more blocks of k cost reloads
 /// of C and longer ones the first-level cache.
@@ -194,30 +194,6 @@ unsafe fn tile<V: Vector, const ROWS: usize, const BY_ROW: bool>(call: &Call) {
 /// Floats of a cache line.
 pub(super) const CACHE_LINE: usize = 16;
 const _: () = assert!(AHEAD_STEPS == 4, "the kernel's loop is written out");
-
-/// Asks the second-level cache for what is at `address`, which need not be mapped.
-#[inline(always)]
-pub(crate) fn prefetch_second_level(address: *const f32) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: a prefetch is a hint; the processor ignores an address that is not mapped.
-    unsafe {
-        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(address.cast());
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = address;
-}
-
-/// Asks the caches for what is at `address`, which need not be mapped.
-#[inline(always)]
-pub(crate) fn prefetch(address: *const f32) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: a prefetch is a hint; the processor ignores an address that is not mapped.
-    unsafe {
-        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(address.cast());
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = address;
-}
 
 /// How many of `columns` fall into the first and into the second register.
 #[inline(always)]

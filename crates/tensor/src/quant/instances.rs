@@ -144,7 +144,7 @@ pub(super) struct Kernels {
     pub unpack: UnpackFunction,
     /// Whether `plain` takes activations in 16 bits.
     pub words: bool,
-    /// Whether `plain` asks the caches for the activations of the rows that come next.
+    /// Whether the largest kernel of `plain` asks the caches for the activations of the rows that come next.
     pub asks_ahead: bool,
     /// Bytes of a block of an unpacked panel: quants, scales.
     pub plain_bytes: [usize; 2],
@@ -187,7 +187,8 @@ unsafe fn peak<Q: Quads>(steps: usize, bytes: &[u8; 512]) -> i32 {
 }
 
 /// Declares the kernels of one instruction set. `direct` lists rows and registers of a tile, `plain` and `eight` (quants of
-/// eight bits, with the layout and the registers that these are unpacked into) also how often the registers are filled.
+/// eight bits, with the layout and the registers that these are unpacked into) also the function and how often the registers
+/// are filled.
 macro_rules! instance {
     ($module:ident, $quads:ty, [$($cfg:meta)?] [$($feature:meta)?],
         direct: $([$dr:literal, $du:literal])*,

@@ -10,6 +10,7 @@ use super::tile::{Call, Panels, Tile};
 use crate::Exec;
 use crate::gemm::{Into, MatMut};
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Up to this many rows the kernels read packed weights; above it panels are unpacked into the caches first.
 const DIRECT_ROWS: usize = TILE_ROWS;
@@ -21,6 +22,8 @@ const WIDTH: usize = PAIR * PANEL;
 const UNPACKED_BYTES: usize = 20 << 10;
 /// Rows that pass over an unpacked pair of panels; their sums lie in the second-level cache.
 const CHUNK_ROWS: usize = 86 * TILE_ROWS;
+/// The most stretches into which the tasks of a product are divided.
+const STRETCHES_MAX: usize = 64;
 /// Bytes of packed weights in a task of a few rows: enough to make the task's start cheap.
 const TASK_BYTES: usize = 96 << 10;
 
@@ -61,19 +64,28 @@ pub(super) fn multiply_with(
     }
     let job = Job { exec, instance, x, c: c.data.as_mut_ptr(), c_stride: c.row_stride, into };
     let tasks: usize = weights.iter().map(|matrix| job.tasks(matrix)).sum();
-    // Tasks that come one after the other begin in a stretch each, so that a thread most often goes on where it was, with
-    // what it has asked the caches for.
-    let stretches = exec.pool.threads().min(tasks).max(1);
-    let stretch = tasks.div_ceil(stretches);
-    exec.pool.run(stretches * stretch, &|number, _| {
-        let (mut task, mut column) = (number % stretches * stretch + number / stretches, 0);
+    // A thread has a stretch of its own, so that it goes on where it was, with what it has asked the caches for; then it helps
+    // with the others'.
+    let stretches = exec.pool.threads().min(tasks).clamp(1, STRETCHES_MAX);
+    let start = |stretch: usize| stretch * tasks / stretches;
+    let taken = [const { AtomicUsize::new(0) }; STRETCHES_MAX];
+    exec.pool.run(tasks, &|_, thread| {
+        // As many calls as tasks: each finds one.
+        let mut task = (0..stretches)
+            .map(|i| (thread + i) % stretches)
+            .find_map(|stretch| {
+                let task = start(stretch) + taken[stretch].fetch_add(1, Ordering::Relaxed);
+                (task < start(stretch + 1)).then_some(task)
+            })
+            .expect("no more calls than tasks");
+        let mut column = 0;
         for matrix in weights {
             match task.checked_sub(job.tasks(matrix)) {
                 Some(rest) => (task, column) = (rest, column + matrix.rows),
                 None => return job.part(matrix, task, column),
             }
         }
-        // Beyond the last task of the last stretch.
+        unreachable!("every task belongs to a matrix")
     });
 }
 

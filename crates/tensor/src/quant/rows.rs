@@ -5,10 +5,9 @@
 use super::instances::Instance;
 use super::source::BLOCK;
 use crate::Exec;
-use crate::gemm::prefetch;
 use crate::pool::Disjoint;
 use crate::simd::quads::Quads;
-use crate::simd::{Vector, Virtual16};
+use crate::simd::{Vector, Virtual16, prefetch};
 
 /// Rows that are stored together, each block of them beside the same block of the others: those of the largest kernels. One
 /// row's second part costs all of them.

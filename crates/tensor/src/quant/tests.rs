@@ -177,7 +177,7 @@ fn every_type_matches_the_reference_over_odd_shapes() {
 fn extremes_stay_exact() {
     for kind in kinds() {
         for extreme in [0x00, 0x80, 0xff, 0x77, 0x88] {
-            for rows in [1, 6] {
+            for rows in [1, 6, 13] {
                 let x: Vec<f32> = (0..rows * 512)
                     .map(|i| if (i / 512 + i / 32) % 2 == 0 || i % 3 == 0 { 1.0 } else { -1.0 })
                     .collect();
@@ -199,9 +199,11 @@ fn matrices_of_several_types_share_one_output() {
 #[test]
 fn values_that_are_not_finite_poison_their_row_only() {
     for (bad, columns) in [(f32::NAN, 64), (f32::INFINITY, 64), (f32::NEG_INFINITY, 64)] {
-        let mut x = random(1, 6 * columns);
-        x[2 * columns + 40] = bad;
-        Case { kinds: &[BlockType::Q8_0], rows: 6, outputs: 17, columns, extreme: None }.check_with(&x);
+        for rows in [6, 13] {
+            let mut x = random(1, rows * columns);
+            x[2 * columns + 40] = bad;
+            Case { kinds: &[BlockType::Q8_0], rows, outputs: 17, columns, extreme: None }.check_with(&x);
+        }
     }
 }
 

@@ -4,9 +4,8 @@
 
 use super::format::{At, Format};
 use super::layout::PANEL;
-use crate::gemm::prefetch_second_level;
-use crate::simd::Vector;
 use crate::simd::quads::Quads;
+use crate::simd::{Vector, prefetch, prefetch_second_level};
 
 /// The most rows of any kernel.
 pub(super) const ROWS_MAX: usize = 6;
@@ -243,7 +242,7 @@ unsafe fn multiply_step<Q: Quads, F: Format, const ROWS: usize, const UNITS: usi
         let mut weights = [Q::splat(0); UNITS_MAX];
         let mut unit = 0;
         while unit < UNITS {
-            ask_for::<Q, F>(&at[unit], step);
+            ask_for::<Q, F, ROWS>(&at[unit], step);
             weights[unit] = F::quants::<Q>(&at[unit], step);
             unit += 1;
         }
@@ -332,25 +331,35 @@ unsafe fn locate<Q: Quads, F: Format, const UNITS: usize>(
 
 /// Asks the caches for one line of each section of a block that comes soon, in as many steps as it has lines.
 #[inline(always)]
-unsafe fn ask_for<Q: Quads, F: Format>(at: &At, step: usize) {
+unsafe fn ask_for<Q: Quads, F: Format, const ROWS: usize>(at: &At, step: usize) {
     if !F::IN_MEMORY || at.part > 0 {
         return;
     }
     // SAFETY: as above.
     unsafe {
         if step * 64 < F::BYTES[0] {
-            Q::ask(at.low.wrapping_add(at.ahead[0]).wrapping_add(step * 64));
+            ask::<Q, ROWS>(at.low.wrapping_add(at.ahead[0]).wrapping_add(step * 64));
         }
         if step * 64 < F::BYTES[1] {
-            Q::ask(at.high.wrapping_add(at.ahead[1]).wrapping_add(step * 64));
+            ask::<Q, ROWS>(at.high.wrapping_add(at.ahead[1]).wrapping_add(step * 64));
         }
         if step == 7 {
-            Q::ask(at.scales.wrapping_add(at.ahead[2]));
+            ask::<Q, ROWS>(at.scales.wrapping_add(at.ahead[2]));
         }
         if step == 6 && F::BYTES[3] > 0 {
-            Q::ask(at.supers.wrapping_add(at.ahead[3]));
+            ask::<Q, ROWS>(at.supers.wrapping_add(at.ahead[3]));
         }
     }
+}
+
+/// One row reads its weights once; what more rows read, another tile may read again.
+#[inline(always)]
+unsafe fn ask<Q: Quads, const ROWS: usize>(address: *const u8) {
+    if ROWS > 1 {
+        return prefetch(address.cast());
+    }
+    // SAFETY: as above.
+    unsafe { Q::ask_once(address) }
 }
 
 /// Every lane shifted left; `count` is a constant where this is inlined.

@@ -5,6 +5,7 @@
 
 use super::format::Format;
 use super::layout::PANEL;
+use super::rows::TILE_ROWS;
 use super::tile::Call;
 use std::arch::asm;
 use std::arch::x86_64::*;
@@ -105,7 +106,7 @@ macro_rules! added {
     };
 }
 
-/// Asks for the same block of the rows that come next, which lie apart.
+/// Asks for the same entry of the rows that come next, which lie apart: near enough where those have fewer second parts.
 #[rustfmt::skip]
 macro_rules! ask {
     () => {
@@ -177,7 +178,7 @@ macro_rules! block {
             w0 = out(zmm_reg) $spare[12], w1 = out(zmm_reg) $spare[13], q0 = out(zmm_reg) $spare[14],
             q1 = out(zmm_reg) $spare[15], q2 = out(zmm_reg) $spare[16], q3 = out(zmm_reg) $spare[17],
             $(shift = const $shift,)?
-            options(nostack, readonly, preserves_flags)
+            options(nostack, readonly)
         )
     };
 }
@@ -200,7 +201,17 @@ struct Block {
 pub(super) unsafe fn by_hand<F: Format, const R: usize, const UNITS: usize, const PASSES: usize>(
     call: &Call,
 ) {
-    const { assert!(R == ROWS && UNITS == PANELS && PASSES == 1 && F::STEPS == 8 && !F::IN_MEMORY) };
+    const {
+        assert!(
+            R == ROWS
+                && ROWS == TILE_ROWS
+                && UNITS == PANELS
+                && PASSES == 1
+                && F::STEPS == 8
+                && !F::IN_MEMORY
+        )
+    };
+    debug_assert_eq!(call.stride, ROWS, "a tile with fewer rows has another kernel");
     // SAFETY: the caller promises the features and what `Call` says.
     unsafe {
         let mut y = [[_mm512_setzero_ps(); PANELS]; ROWS];
@@ -211,7 +222,7 @@ pub(super) unsafe fn by_hand<F: Format, const R: usize, const UNITS: usize, cons
                 }
             }
         }
-        // Registers that a block leaves anything in.
+        // What a block leaves in its other registers. A discarded output would have no type, and so no register of this width.
         let mut spare = [_mm512_setzero_si512(); 18];
         let panels =
             [0, 1.min(call.panels.count - 1)].map(|panel| call.panels.base.add(panel * call.panels.stride));

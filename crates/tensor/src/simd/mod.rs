@@ -15,6 +15,7 @@ mod avx512;
 mod half;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+mod prefetch;
 pub mod quads;
 mod sixteen;
 #[cfg(test)]
@@ -29,6 +30,7 @@ pub use avx512::Avx512;
 pub use half::{F16_MAX, bf16_to_f32, f16_to_f32, f32_to_f16};
 #[cfg(target_arch = "aarch64")]
 pub use neon::Neon;
+pub(crate) use prefetch::{prefetch, prefetch_second_level};
 pub use sixteen::Virtual16;
 
 /// A register of f32 lanes.

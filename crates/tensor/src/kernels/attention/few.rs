@@ -7,8 +7,8 @@ use super::KEY_BLOCK;
 use super::layout::{Block, SCALE_BLOCK, padded, scales};
 use super::tile::{Factor, Left, Output, product_of_few};
 use crate::dispatch;
-use crate::gemm::{Element, F16, prefetch_second_level};
-use crate::simd::Vector;
+use crate::gemm::{Element, F16};
+use crate::simd::{Vector, prefetch_second_level};
 
 /// A block, the block that is read next, and which tokens of it count.
 #[derive(Clone, Copy)]

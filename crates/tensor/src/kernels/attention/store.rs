@@ -144,8 +144,11 @@ impl Source<'_> {
         layout::transpose_rows(exec.isa, &self.rows[self.key_offset..], (count, self.stride), turned);
         let (to_keys, to_values) = words.split_at_mut(KEY_BLOCK * head_dim);
         for (from, to) in turned.chunks_exact(KEY_BLOCK).zip(to_keys.chunks_exact_mut(KEY_BLOCK)) {
+            // Whole registers: beyond the new rows there are zeros.
+            let (whole, mut halves) = (count.next_multiple_of(16), [0; KEY_BLOCK]);
             // SAFETY: the Isa of an Exec is available.
-            unsafe { narrow(exec.isa, &from[..count], &mut to[self.slots.clone()]) };
+            unsafe { narrow(exec.isa, &from[..whole], &mut halves[..whole]) };
+            to[self.slots.clone()].copy_from_slice(&halves[..count]);
         }
         for (slot, row) in self.slots.clone().zip(self.rows.chunks_exact(self.stride)) {
             let to = &mut to_values[slot * width..][..head_dim];
@@ -204,4 +207,29 @@ fn as_halves(words: &mut [f32]) -> &mut [u16] {
 fn as_bytes(words: &mut [f32]) -> &mut [i8] {
     // SAFETY: four bytes to a word, and every pattern of bits is a number.
     unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), 4 * words.len()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Isa;
+
+    #[test]
+    fn halves_are_the_nearest_within_their_range() {
+        let special = [0.0, -0.0, 1e-8, 65504.0, 65520.0, -1e30, f32::INFINITY, f32::NEG_INFINITY, f32::NAN];
+        let from: Vec<f32> =
+            (0..77).map(|i| if i % 3 == 0 { special[i / 3 % 9] } else { i as f32 * 0.37 }).collect();
+        for isa in Isa::available() {
+            let mut to = vec![0; from.len()];
+            // SAFETY: the instruction set is available.
+            unsafe { narrow(isa, &from, &mut to) };
+            for (from, to) in from.iter().zip(to) {
+                let expected = from.clamp(-F16_MAX, F16_MAX);
+                assert!(
+                    to == f32_to_f16(expected) || from.is_nan() && f16_to_f32(to).is_nan(),
+                    "{isa:?}: {from}"
+                );
+            }
+        }
+    }
 }

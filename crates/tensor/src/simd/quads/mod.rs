@@ -14,8 +14,7 @@ pub use neon::NeonQuads;
 #[cfg(target_arch = "x86_64")]
 pub use x86::{Avx2Quads, Avx2Vnni, Avx2Words, Avx512Vnni};
 
-use super::Vector;
-use crate::gemm::prefetch;
+use super::{Vector, prefetch};
 
 /// How large the unsigned bytes of a sum of products can be, which decides how many products fit into 16 bits.
 pub mod class {
@@ -86,15 +85,15 @@ pub trait Quads: Copy {
     ) -> <Self::V as Vector>::Integers;
 
     /// `partial`, in registers at this point of the program. Sums of 16 bits are associative, and a compiler that regroups them
-    /// needs more registers than there are.
+    /// needs more registers than there are. Where it is also a barrier for loads, a compiler would have moved them all to the front.
     #[inline(always)]
     unsafe fn pin<const CLASS: usize>(partial: Self::Partial) -> Self::Partial {
         partial
     }
 
-    /// Asks the caches for packed weights, which are read once; any address will do.
+    /// Asks the caches for packed weights that are read once; any address will do.
     #[inline(always)]
-    unsafe fn ask(address: *const u8) {
+    unsafe fn ask_once(address: *const u8) {
         prefetch(address.cast());
     }
 

@@ -180,8 +180,8 @@ impl Quads for Avx512Vnni {
         unsafe { pinned(partial) }
     }
     #[inline(always)]
-    unsafe fn ask(address: *const u8) {
-        // Past the second-level cache: on Zen 5 a sixth faster than into all of them.
+    unsafe fn ask_once(address: *const u8) {
+        // Past the second-level cache: faster on Zen 5 than into all of them.
         unsafe { _mm_prefetch::<_MM_HINT_NTA>(address.cast()) }
     }
 }
