@@ -34,6 +34,25 @@ fn inputs_that_hold_nothing() {
     refused(&folder, &mut taoye(["tokenizer", "train", "missing", "--out", "out"]), &["missing"]);
 }
 
+/// A reader that leaves is no fault of anybody; a disk that is full is said.
+#[cfg(target_os = "linux")]
+#[test]
+fn standard_output_that_takes_nothing() {
+    use std::process::Stdio;
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let full = fs::File::options().write(true).open("/dev/full").unwrap();
+    for (out, status, part) in [
+        (Stdio::from(writer), 141, ""),
+        (Stdio::from(full), 1, "error: standard output cannot be written: No space"),
+    ] {
+        let ended = taoye(["plan", "chips"]).stdout(out).stderr(Stdio::piped()).output().unwrap();
+        let said = String::from_utf8(ended.stderr).unwrap();
+        assert_eq!(ended.status.code(), Some(status), "{said}");
+        assert!(said.starts_with(part) && (said.is_empty() == part.is_empty()), "{said}");
+    }
+}
+
 #[test]
 fn recipes_that_cannot_be_read() {
     let folder = Folder::new();

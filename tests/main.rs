@@ -5,6 +5,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod bad_input;
+#[cfg(target_os = "linux")]
+mod gpu;
 mod harness;
 mod http;
 mod planning;

@@ -3,10 +3,11 @@
 
 use crate::architecture::Architecture;
 use crate::calibration::Calibration;
-use crate::catalog::Chip;
+use crate::catalog::{Chip, Figure, Precision};
 use crate::memory::{Optimiser, TrainingShape, training, training_flops};
 use crate::train::{PlanError, Request, plan};
 use model::{Config, Decoder};
+use std::collections::BTreeMap;
 
 /// Tokens a parameter below which more parameters do not help (Hoffmann et al. 2022, arXiv:2203.15556, find about 20).
 pub const TOKENS_PER_PARAMETER: f64 = 20.0;
@@ -99,6 +100,66 @@ pub struct Night {
     pub memory_bytes_per_chip: f64,
 }
 
+/// What was measured of a graphics processor.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Measured {
+    /// Its name.
+    pub name: String,
+    /// Its memory in bytes.
+    pub memory_bytes: f64,
+    /// Bytes that a copy inside its memory reads and writes in a second.
+    pub bytes_per_second: f64,
+    /// Operations a second of large products, and their type, where those were measured.
+    pub products: Option<(Precision, f64)>,
+}
+
+impl Measured {
+    /// The catalogue's chip where it has one, held to what was measured: a peak or a bandwidth of which not even the usual
+    /// share is reached is lowered until that share is what was measured. A chip of which the catalogue knows nothing takes
+    /// what was measured for its peaks, which errs to the slow side; nothing is known of its links.
+    pub fn chip(&self, catalogued: Option<&Chip>, calibration: &Calibration) -> Chip {
+        let measured = |value: f64| Figure::Known { value, source: "measured".to_owned(), is_reached: true };
+        let unknown = || Figure::Unpublished("it is not measured".to_owned());
+        let memory = measured(self.memory_bytes / 1e9);
+        let Some(chip) = catalogued else {
+            let peak = self.products.iter().map(|(precision, flops)| (*precision, measured(flops / 1e12)));
+            return Chip {
+                name: self.name.clone(),
+                title: self.name.clone(),
+                also: Vec::new(),
+                class: "measured".to_owned(),
+                node: 1,
+                is_torus: false,
+                peak: peak.collect(),
+                memory,
+                bandwidth: measured(self.bytes_per_second / 1e9),
+                link: unknown(),
+                network: unknown(),
+                power: unknown(),
+                price: unknown(),
+            };
+        };
+        let share = calibration.products_of(chip).0;
+        let held = self.products.and_then(|(precision, flops)| {
+            let published = chip.peak(precision).ok()?;
+            Some((flops / share / published).min(1.0))
+        });
+        let lower = |figure: &Figure| match (figure, held) {
+            (Figure::Known { value, .. }, Some(held)) if held < 1.0 => measured(value * held),
+            _ => figure.clone(),
+        };
+        let bandwidth = match chip.bandwidth.value() {
+            Some(published) if published * calibration.memory * 1e9 <= self.bytes_per_second => {
+                chip.bandwidth.clone()
+            }
+            _ => measured(self.bytes_per_second / 1e9 / calibration.memory),
+        };
+        let peak: BTreeMap<Precision, Figure> =
+            chip.peak.iter().map(|(precision, figure)| (*precision, lower(figure))).collect();
+        Chip { memory, peak, bandwidth, ..chip.clone() }
+    }
+}
+
 /// The largest of some usual sizes that fits `chips` of `chip` and sees [`TOKENS_PER_PARAMETER`] in `seconds` at the speed
 /// that the planner predicts from the chip's data sheet; none where even the smallest does not.
 ///
@@ -160,6 +221,34 @@ mod tests {
         let phone = catalog.chip("tensor-g3").unwrap();
         let message = on_chips(phone, 1.0, 28_800.0, &calibration).unwrap_err().to_string();
         assert!(message.contains("tensor-g3"), "{message}");
+    }
+
+    #[test]
+    fn a_measured_chip_is_no_faster_than_it_was_measured() {
+        let calibration = Calibration::shipped();
+        let catalog = crate::catalog::Catalog::shipped();
+        let a100 = catalog.chip("a100").unwrap();
+        let of = |tflops: f64, gigabytes: f64| Measured {
+            name: "NVIDIA A100-SXM4-80GB".to_owned(),
+            memory_bytes: 80e9,
+            bytes_per_second: gigabytes * 1e9,
+            products: Some((Precision::Bf16, tflops * 1e12)),
+        };
+        // As fast as such cards are: the data sheet stands.
+        let usual = of(255.0, 1750.0).chip(Some(a100), &calibration);
+        assert_eq!(usual.peak, a100.peak);
+        assert_eq!(usual.bandwidth, a100.bandwidth);
+        // Half as fast: the usual shares of the lowered figures are what was measured.
+        let slow = of(120.0, 800.0).chip(Some(a100), &calibration);
+        let share = calibration.products_of(a100).0;
+        assert!((slow.peak(Precision::Bf16).unwrap() * share / 120e12 - 1.0).abs() < 1e-9);
+        assert!((slow.bytes_per_second().unwrap() * calibration.memory / 800e9 - 1.0).abs() < 1e-9);
+        // One that the catalogue lacks is planned with as it was measured.
+        let unknown = of(120.0, 800.0).chip(None, &calibration);
+        assert_eq!((unknown.peak(Precision::Bf16), unknown.bytes_per_second()), (Ok(120e12), Ok(800e9)));
+        let night = |chip: &Chip| on_chips(chip, 1.0, 28_800.0, &calibration).unwrap().unwrap();
+        assert!(night(&slow).parameters < night(a100).parameters);
+        assert!(night(&unknown).parameters <= night(&slow).parameters);
     }
 
     #[test]

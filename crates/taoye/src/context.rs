@@ -3,6 +3,7 @@
 use crate::cli::Global;
 use anyhow::{Context as _, Result};
 use base::progress::Output;
+use std::io::Write as _;
 use tensor::{Device, Isa};
 
 /// The flags that every command understands, parsed.
@@ -52,11 +53,26 @@ impl Context {
     /// Prints a result on standard output: `text` for a person, or `json` for a machine.
     pub fn print(&self, text: &str, json: &serde_json::Value) {
         if self.json {
-            println!("{json}");
+            put(json);
         } else {
-            println!("{text}");
+            put(&text);
         }
     }
+}
+
+/// Exit status where nobody reads standard output any longer, as shells report it: 128 + SIGPIPE.
+const UNREAD: i32 = 141;
+
+/// Prints a line on standard output. Where that cannot be, nothing is left to do: the program ends, silently where the
+/// reader is gone (`| head`), with the reason elsewhere (a full disk).
+pub fn put(line: &dyn std::fmt::Display) {
+    let mut out = std::io::stdout().lock();
+    let Err(error) = writeln!(out, "{line}").and_then(|()| out.flush()) else { return };
+    if error.kind() == std::io::ErrorKind::BrokenPipe {
+        std::process::exit(UNREAD);
+    }
+    eprintln!("error: standard output cannot be written: {error}");
+    std::process::exit(1);
 }
 
 /// What went wrong and why, as a user reads it: the causes in order, without those whose words are in what was said before.

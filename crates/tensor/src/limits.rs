@@ -2,6 +2,8 @@
 //! stated as shares of these, measured in the same run.
 #![allow(unsafe_code)]
 
+pub mod cuda;
+
 use crate::quant::{Instance, PEAK_CHAINS};
 use crate::simd::Vector;
 use crate::{AlignedBuffer, Exec, dispatch};

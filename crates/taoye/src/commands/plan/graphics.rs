@@ -1,18 +1,18 @@
-//! The graphics processors that NVIDIA's driver tells of, what the catalogue knows of them, and what could be trained on
-//! them. It must not measure: this program has no code for them, so it says that nothing was measured.
+//! The graphics processors that NVIDIA's driver tells of, measured, beside what the catalogue knows of them, and what could
+//! be trained on them. What could not be measured is said with its reason, and the catalogue's figures stand in.
 
 use anyhow::{Context as _, Result, bail};
 use plan::calibration::Calibration;
 use plan::catalog::{Catalog, Chip, Figure, Precision};
-use plan::overnight::{Night, TOKENS_PER_PARAMETER, on_chips};
+use plan::overnight::{Measured, Night, TOKENS_PER_PARAMETER, on_chips};
 use plan::units::{grouped, show_bytes, show_count, three};
 use serde_json::{Value, json};
 use std::fmt::Write;
 use std::io::ErrorKind;
 use std::process::Command;
+use tensor::limits::cuda::{self, GpuError, GpuLimits, Products};
 
 const QUERY: &str = "--query-gpu=name,memory.total,power.limit,clocks.max.sm";
-const NOT_MEASURED: &str = "found, not measured: the figures are the catalogue's";
 
 /// Processors of one kind.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,16 +24,26 @@ struct Kind {
     clock_mhz: Option<f64>,
 }
 
-/// What the driver's tool said.
+/// A kind, measured where that went well.
+struct Found {
+    kind: Kind,
+    limits: Result<GpuLimits, GpuError>,
+    /// What the catalogue has under its name.
+    catalogued: Option<Chip>,
+    /// What plans are made with.
+    chip: Option<Chip>,
+}
+
+/// What the driver's tool said, and what was measured.
 pub struct Graphics {
-    kinds: Vec<Kind>,
+    found: Vec<Found>,
     /// Why nothing is known, where the tool failed or is missing.
     trouble: Option<String>,
 }
 
-/// Asks `nvidia-smi`.
+/// Asks `nvidia-smi`, and measures one processor of each kind.
 pub fn graphics() -> Graphics {
-    let none = |trouble: String| Graphics { kinds: Vec::new(), trouble: Some(trouble) };
+    let none = |trouble: String| Graphics { found: Vec::new(), trouble: Some(trouble) };
     let output = match Command::new("nvidia-smi").args([QUERY, "--format=csv,noheader,nounits"]).output() {
         Ok(output) => output,
         Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -47,7 +57,7 @@ pub fn graphics() -> Graphics {
         return none(format!("nvidia-smi failed ({}): {}", output.status, words.trim()));
     }
     match kinds(&said(&output.stdout)) {
-        Ok(kinds) => Graphics { kinds, trouble: None },
+        Ok(kinds) => Graphics { found: kinds.into_iter().map(Found::of).collect(), trouble: None },
         Err(error) => none(crate::context::explain(&error)),
     }
 }
@@ -85,59 +95,96 @@ fn kind(line: &str) -> Result<Kind> {
 }
 
 impl Graphics {
-    /// What was found, what the catalogue says of it, and what it could train in `hours`.
+    /// What was found and measured, what the catalogue says of it, and what it could train in `hours`.
     pub fn words(&self, hours: f64) -> String {
         if let Some(trouble) = &self.trouble {
             return format!("no GPU known: {trouble}");
         }
-        if self.kinds.is_empty() {
+        if self.found.is_empty() {
             return "no GPU: nvidia-smi lists none".to_owned();
         }
-        self.kinds.iter().map(|kind| kind.words(hours)).collect::<Vec<_>>().join("\n  ")
+        self.found.iter().map(|found| found.words(hours)).collect::<Vec<_>>().join("\n  ")
     }
 
     /// The same for machines.
     pub fn json(&self, hours: f64) -> Value {
-        let found: Vec<Value> = self.kinds.iter().map(|kind| kind.json(hours)).collect();
-        json!({ "found": found, "measured": false, "trouble": self.trouble })
+        let found: Vec<Value> = self.found.iter().map(|found| found.json(hours)).collect();
+        json!({ "found": found, "trouble": self.trouble })
     }
 }
 
-impl Kind {
-    /// The catalogue's chip, with the memory that the driver tells.
-    fn chip(&self) -> Option<Chip> {
-        let mut chip = Catalog::shipped().of_driver(&self.name, self.memory_bytes)?.clone();
-        chip.memory = Figure::Known {
-            value: self.memory_bytes / 1e9,
-            source: "nvidia-smi".to_owned(),
-            is_reached: true,
+impl Found {
+    fn of(kind: Kind) -> Found {
+        let limits = cuda::measure(&kind.name);
+        let catalogued = Catalog::shipped().of_driver(&kind.name, kind.memory_bytes).cloned();
+        let chip = match &limits {
+            Ok(limits) => Some(measured(&kind, limits).chip(catalogued.as_ref(), &Calibration::shipped())),
+            // The catalogue's figures, with the memory that the driver tells.
+            Err(_) => catalogued.clone().map(|chip| Chip {
+                memory: Figure::Known {
+                    value: kind.memory_bytes / 1e9,
+                    source: "nvidia-smi".to_owned(),
+                    is_reached: true,
+                },
+                ..chip
+            }),
         };
-        Some(chip)
+        Found { kind, limits, catalogued, chip }
     }
 
     fn words(&self, hours: f64) -> String {
-        let mut text = format!("GPU: {} × {}, {} each", self.count, self.name, show_bytes(self.memory_bytes));
-        if let Some(watts) = self.power_watts {
+        let kind = &self.kind;
+        let mut text = format!("GPU: {} × {}, {} each", kind.count, kind.name, show_bytes(kind.memory_bytes));
+        if let Some(watts) = kind.power_watts {
             let _ = write!(text, ", up to {} W", grouped(watts));
         }
-        if let Some(clock) = self.clock_mhz {
+        if let Some(clock) = kind.clock_mhz {
             let _ = write!(text, ", up to {} MHz", grouped(clock));
         }
-        let Some(chip) = self.chip() else {
-            return text
-                + "\n    found, not measured, and not in the catalogue (a form or memory of its own counts as another \
-                           chip): describe it in a file, taoye plan train --catalog FILE";
+        let _ = write!(text, "\n    {}", self.limits_words());
+        let _ = match (&self.catalogued, &self.chip) {
+            (Some(chip), _) => write!(text, "\n    the catalogue's {}", published(chip)),
+            (None, _) => write!(
+                text,
+                "\n    not in the catalogue (a form or memory of its own counts as another chip): describe it in a file, \
+                 taoye plan train --catalog FILE"
+            ),
         };
-        let _ = write!(text, "\n    {NOT_MEASURED} ({}", chip.name);
-        for (figure, unit) in figures(&chip) {
-            let _ = write!(text, ", {} {unit}", three(figure));
+        if let Some(chip) = &self.chip {
+            let _ = write!(text, "\n    {}", self.night_words(chip, hours));
         }
-        let _ = write!(text, ")\n    {}", self.night_words(&chip, hours));
         text
     }
 
+    /// What was measured, or why not.
+    fn limits_words(&self) -> String {
+        let limits = match &self.limits {
+            Ok(limits) => limits,
+            Err(error) => return format!("found, not measured ({error})"),
+        };
+        let share = |reached: f64, of: Option<f64>| {
+            of.map_or(String::new(), |of| format!(" ({:.0} % of the data sheet's)", 100.0 * reached / of))
+        };
+        let chip = self.catalogued.as_ref();
+        let products = match &limits.products {
+            Ok(found) => {
+                let precision = precision(found);
+                let peak = chip.and_then(|chip| Some(chip.peak(precision).ok()? / 1e12));
+                let name = precision.name();
+                format!("products in {name} {} TFLOP/s{}", three(found.tflops), share(found.tflops, peak))
+            }
+            Err(error) => format!("products not ({error})"),
+        };
+        let copies = limits.copy_gb_per_s;
+        let bandwidth = chip.and_then(|chip| chip.bandwidth.value());
+        format!("measured on one: copies {} GB/s{}, {products}", three(copies), share(copies, bandwidth))
+    }
+
     fn night_words(&self, chip: &Chip, hours: f64) -> String {
-        let how = format!("taoye plan train --chip {} --chips {}", chip.name, self.count);
+        let how = match &self.catalogued {
+            Some(chip) => format!(" (taoye plan train --chip {} --chips {})", chip.name, self.kind.count),
+            None => String::new(),
+        };
         match self.night(chip, hours) {
             Err(error) => format!("what they could train is not known: {error}"),
             Ok(None) => format!(
@@ -145,7 +192,7 @@ impl Kind {
             ),
             Ok(Some(night)) => format!(
                 "this program trains on the processor; one that uses them could in {hours} hours train {} parameters on {} \
-                 tokens, at {:.0} % of their peak ({how})",
+                 tokens, at {:.0} % of their peak{how}",
                 show_count(night.parameters),
                 show_count(night.tokens),
                 100.0 * night.mfu
@@ -154,32 +201,59 @@ impl Kind {
     }
 
     fn night(&self, chip: &Chip, hours: f64) -> Result<Option<Night>> {
-        Ok(on_chips(chip, self.count as f64, hours * 3600.0, &Calibration::shipped())?)
+        Ok(on_chips(chip, self.kind.count as f64, hours * 3600.0, &Calibration::shipped())?)
     }
 
     fn json(&self, hours: f64) -> Value {
-        let chip = self.chip();
-        let night = chip.as_ref().map(|chip| match self.night(chip, hours) {
+        let night = self.chip.as_ref().map(|chip| match self.night(chip, hours) {
             Ok(night) => json!({ "best": night.map(|night| json!({
                 "parameters": night.parameters, "tokens": night.tokens, "mfu": night.mfu,
                 "memory_bytes_per_chip": night.memory_bytes_per_chip,
             })) }),
             Err(error) => json!({ "best": null, "error": error.to_string() }),
         });
+        let kind = &self.kind;
+        let limits = self.limits.as_ref().ok();
+        let products = limits.and_then(|limits| limits.products.as_ref().ok());
+        let trouble = match &self.limits {
+            Ok(limits) => limits.products.as_ref().err(),
+            Err(error) => Some(error),
+        };
         json!({
-            "name": self.name, "count": self.count, "memory_bytes": self.memory_bytes, "power_watts": self.power_watts,
-            "clock_mhz": self.clock_mhz, "catalogued": chip.as_ref().map(|chip| chip.name.clone()),
-            "bf16_tflops": chip.as_ref().and_then(|chip| chip.peak(Precision::Bf16).ok()).map(|peak| peak / 1e12),
-            "memory_gb_per_s": chip.as_ref().and_then(|chip| chip.bandwidth.value()), "hours": hours, "training": night,
+            "name": kind.name, "count": kind.count, "memory_bytes": kind.memory_bytes, "power_watts": kind.power_watts,
+            "clock_mhz": kind.clock_mhz, "measured": limits.is_some(), "trouble": trouble.map(GpuError::to_string),
+            "measured_copy_gb_per_s": limits.map(|limits| limits.copy_gb_per_s),
+            "measured_tflops": products.map(|products| products.tflops),
+            "measured_type": products.map(|products| precision(products).name()),
+            "catalogued": self.catalogued.as_ref().map(|chip| chip.name.clone()),
+            "bf16_tflops": self.catalogued.as_ref().and_then(|chip| Some(chip.peak(Precision::Bf16).ok()? / 1e12)),
+            "memory_gb_per_s": self.catalogued.as_ref().and_then(|chip| chip.bandwidth.value()),
+            "hours": hours, "training": night,
         })
     }
 }
 
-/// The peak of 16-bit products and the memory's bandwidth, where they are published.
-fn figures(chip: &Chip) -> Vec<(f64, &'static str)> {
+fn measured(kind: &Kind, limits: &GpuLimits) -> Measured {
+    let products = limits.products.as_ref().ok();
+    Measured {
+        name: kind.name.clone(),
+        memory_bytes: kind.memory_bytes,
+        bytes_per_second: limits.copy_gb_per_s * 1e9,
+        products: products.map(|found| (precision(found), found.tflops * 1e12)),
+    }
+}
+
+fn precision(products: &Products) -> Precision {
+    if products.is_bf16 { Precision::Bf16 } else { Precision::Fp16 }
+}
+
+/// A chip's name with the peak of 16-bit products and the memory's bandwidth, where they are published.
+fn published(chip: &Chip) -> String {
     let halves = [(Precision::Bf16, "TFLOP/s bf16"), (Precision::Fp16, "TFLOP/s fp16")];
     let half = halves.iter().find_map(|(kind, unit)| Some((chip.peak(*kind).ok()? / 1e12, *unit)));
-    half.into_iter().chain(chip.bandwidth.value().map(|value| (value, "GB/s"))).collect()
+    let figures = half.into_iter().chain(chip.bandwidth.value().map(|value| (value, "GB/s")));
+    let figures = figures.map(|(figure, unit)| format!(", {} {unit}", three(figure)));
+    format!("{}{}", chip.name, figures.collect::<String>())
 }
 
 #[cfg(test)]
@@ -193,8 +267,6 @@ mod tests {
         let kinds = kinds(two).expect("well formed");
         assert_eq!((kinds.len(), kinds[0].count, kinds[0].power_watts), (2, 2, Some(400.0)));
         assert_eq!((kinds[1].count, kinds[1].power_watts, kinds[1].clock_mhz), (1, None, None));
-        assert_eq!(kinds[0].chip().map(|chip| chip.name), Some("a100-sxm-80g".to_owned()));
-        assert_eq!(kinds[1].chip(), None);
         for (line, part) in [("NVIDIA T4", "not a name"), ("NVIDIA T4, lots, 70, 1590", "lots")] {
             let message = format!("{:#}", super::kinds(line).expect_err("malformed"));
             assert!(message.contains(part) && message.contains("NVIDIA T4"), "{message}");

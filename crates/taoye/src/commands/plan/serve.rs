@@ -2,7 +2,7 @@
 
 use super::{catalog, model, parsed, positive, precision, show};
 use crate::cli::PlanServe;
-use crate::context::Context;
+use crate::context::{Context, put};
 use anyhow::{Context as _, Result, bail};
 use plan::advice;
 use plan::calibration::Calibration;
@@ -26,7 +26,7 @@ pub fn run(context: &Context, flags: &PlanServe) -> Result<()> {
         show::write_page(context, path, &plan::html::serving(&result, &calibration))?;
     }
     if let (Some(key), false) = (&flags.show.explain, context.json) {
-        println!("{}", show::explained(&quantities, key)?);
+        put(&show::explained(&quantities, key)?);
         return Ok(());
     }
     let assumptions = assumptions(&request, &calibration);

@@ -2,7 +2,7 @@
 
 use super::{catalog, model, parsed, positive, precision, show};
 use crate::cli::{MethodFlag, PlanTrain, RecomputeFlag, StageFlag};
-use crate::context::Context;
+use crate::context::{Context, put};
 use anyhow::{Context as _, Result, bail};
 use plan::advice;
 use plan::calibration::Calibration;
@@ -28,7 +28,7 @@ pub fn run(context: &Context, flags: &PlanTrain) -> Result<()> {
         show::write_page(context, path, &plan::html::training(&request, &result, &calibration))?;
     }
     if let (Some(key), false) = (&flags.show.explain, context.json) {
-        println!("{}", show::explained(&quantities, key)?);
+        put(&show::explained(&quantities, key)?);
         return Ok(());
     }
     let mut json = show::object(&quantities);

@@ -4,7 +4,7 @@
 use super::plot;
 use super::state::{RunState, Standing};
 use crate::cli::Watch;
-use crate::context::Context;
+use crate::context::{Context, put};
 use anyhow::Result;
 use base::progress::format_duration;
 use crossterm::event::{Event as Input, KeyCode, KeyEventKind, KeyModifiers};
@@ -82,7 +82,7 @@ fn on_terminal(folder: &Path, mut state: RunState) -> Result<()> {
         }
     }
     drop(screen);
-    println!("{}", headline(&state));
+    put(&headline(&state));
     Ok(())
 }
 
