@@ -114,30 +114,31 @@ pub struct Measured {
 }
 
 impl Measured {
-    /// The catalogue's chip where it has one, held to what was measured: a peak or a bandwidth of which not even the usual
-    /// share is reached is lowered until that share is what was measured. A chip of which the catalogue knows nothing takes
-    /// what was measured for its peaks, which errs to the slow side; nothing is known of its links.
-    pub fn chip(&self, catalogued: Option<&Chip>, calibration: &Calibration) -> Chip {
+    /// The catalogue's chip where it has one, held to what was measured: a peak of which not even the share is reached that
+    /// training reaches on such chips is lowered until that share is what was measured. A chip of which the catalogue knows
+    /// nothing takes what was measured for its peaks, which errs to the slow side; nothing is known of its links. None where
+    /// neither tells how fast products are.
+    pub fn chip(&self, catalogued: Option<&Chip>, calibration: &Calibration) -> Option<Chip> {
         let measured = |value: f64| Figure::Known { value, source: "measured".to_owned(), is_reached: true };
         let unknown = || Figure::Unpublished("it is not measured".to_owned());
         let memory = measured(self.memory_bytes / 1e9);
         let Some(chip) = catalogued else {
-            let peak = self.products.iter().map(|(precision, flops)| (*precision, measured(flops / 1e12)));
-            return Chip {
+            let (precision, flops) = self.products?;
+            return Some(Chip {
                 name: self.name.clone(),
                 title: self.name.clone(),
                 also: Vec::new(),
                 class: "measured".to_owned(),
                 node: 1,
                 is_torus: false,
-                peak: peak.collect(),
+                peak: BTreeMap::from([(precision, measured(flops / 1e12))]),
                 memory,
                 bandwidth: measured(self.bytes_per_second / 1e9),
                 link: unknown(),
                 network: unknown(),
                 power: unknown(),
                 price: unknown(),
-            };
+            });
         };
         let share = calibration.products_of(chip).0;
         let held = self.products.and_then(|(precision, flops)| {
@@ -148,15 +149,8 @@ impl Measured {
             (Figure::Known { value, .. }, Some(held)) if held < 1.0 => measured(value * held),
             _ => figure.clone(),
         };
-        let bandwidth = match chip.bandwidth.value() {
-            Some(published) if published * calibration.memory * 1e9 <= self.bytes_per_second => {
-                chip.bandwidth.clone()
-            }
-            _ => measured(self.bytes_per_second / 1e9 / calibration.memory),
-        };
-        let peak: BTreeMap<Precision, Figure> =
-            chip.peak.iter().map(|(precision, figure)| (*precision, lower(figure))).collect();
-        Chip { memory, peak, bandwidth, ..chip.clone() }
+        let peak = chip.peak.iter().map(|(precision, figure)| (*precision, lower(figure))).collect();
+        Some(Chip { memory, peak, ..chip.clone() })
     }
 }
 
@@ -234,18 +228,17 @@ mod tests {
             bytes_per_second: gigabytes * 1e9,
             products: Some((Precision::Bf16, tflops * 1e12)),
         };
-        // As fast as such cards are: the data sheet stands.
-        let usual = of(255.0, 1750.0).chip(Some(a100), &calibration);
-        assert_eq!(usual.peak, a100.peak);
-        assert_eq!(usual.bandwidth, a100.bandwidth);
-        // Half as fast: the usual shares of the lowered figures are what was measured.
-        let slow = of(120.0, 800.0).chip(Some(a100), &calibration);
+        // Faster than training is taken to be: the data sheet stands.
+        let usual = of(255.0, 1400.0).chip(Some(a100), &calibration).unwrap();
+        assert_eq!((&usual.peak, &usual.bandwidth), (&a100.peak, &a100.bandwidth));
+        // Half as fast: the usual share of the lowered peak is what was measured.
+        let slow = of(120.0, 1400.0).chip(Some(a100), &calibration).unwrap();
         let share = calibration.products_of(a100).0;
         assert!((slow.peak(Precision::Bf16).unwrap() * share / 120e12 - 1.0).abs() < 1e-9);
-        assert!((slow.bytes_per_second().unwrap() * calibration.memory / 800e9 - 1.0).abs() < 1e-9);
-        // One that the catalogue lacks is planned with as it was measured.
-        let unknown = of(120.0, 800.0).chip(None, &calibration);
+        // One that the catalogue lacks is planned with as it was measured, if its products were.
+        let unknown = of(120.0, 800.0).chip(None, &calibration).unwrap();
         assert_eq!((unknown.peak(Precision::Bf16), unknown.bytes_per_second()), (Ok(120e12), Ok(800e9)));
+        assert_eq!(Measured { products: None, ..of(0.0, 800.0) }.chip(None, &calibration), None);
         let night = |chip: &Chip| on_chips(chip, 1.0, 28_800.0, &calibration).unwrap().unwrap();
         assert!(night(&slow).parameters < night(a100).parameters);
         assert!(night(&unknown).parameters <= night(&slow).parameters);

@@ -1,5 +1,5 @@
 //! The machine's own limits, measured: fused multiply-adds from registers and reads from memory. Speeds of kernels are
-//! stated as shares of these, measured in the same run.
+//! stated as shares of these, measured in the same run. The same for graphics processors, in [`cuda`].
 #![allow(unsafe_code)]
 
 pub mod cuda;

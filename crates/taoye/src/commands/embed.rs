@@ -2,11 +2,11 @@
 
 use super::load;
 use crate::cli::Embed;
-use crate::context::Context;
+use crate::context::{Context, put};
 use anyhow::{Context as _, Result};
 use engine::Encoder;
 use serde_json::json;
-use std::io::{BufRead, Write};
+use std::io::BufRead;
 use token::Tokenizer;
 
 /// Texts that are computed together.
@@ -26,9 +26,8 @@ pub fn run(context: &Context, flags: &Embed) -> Result<()> {
         let documents: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
         let vectors = encoder.embed(&documents);
         let vectors = vectors.with_context(|| format!("texts {} to {}", number + 1, number + texts.len()))?;
-        let mut out = std::io::stdout().lock();
         for (vector, ids) in vectors.iter().zip(&ids) {
-            writeln!(out, "{}", json!({"index": number, "tokens": ids.len(), "embedding": vector}))?;
+            put(&json!({"index": number, "tokens": ids.len(), "embedding": vector}));
             number += 1;
         }
         Ok(())

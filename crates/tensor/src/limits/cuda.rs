@@ -1,6 +1,6 @@
 //! The limits of NVIDIA's graphics processors, measured through their driver and cuBLAS. Both are looked for when this is
 //! called, so a program with this in it runs where there is neither; the backend for these processors will stand on the
-//! same libraries.
+//! same libraries. Must not know what any processor should reach.
 
 use cudarc::cublas::sys::cublasOperation_t::CUBLAS_OP_N;
 use cudarc::cublas::{self, CudaBlas, Gemm, GemmConfig};
@@ -11,16 +11,23 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Rows and columns of the matrices that are multiplied, where memory allows: large enough for all of a processor.
+/// Rows and columns of the matrices that are multiplied: large enough for all of a processor.
 const SIDE: usize = 8192;
-/// The same where memory is short.
-const SHORT_SIDE: usize = 2048;
-/// Bytes that are copied at once, where memory allows: many times a second-level cache.
+/// The same where less than [`PLENTY`] is free.
+const SHORT_SIDE: usize = 4096;
+/// Bytes of free memory from which matrices are large.
+const PLENTY: usize = 4 << 30;
+/// Bytes of free memory below which nothing is measured: what fits would lie in caches, or take no longer than its start.
+const LEAST_FREE: usize = 2 << 30;
+/// The part of its memory that is free where nobody else works on a processor.
+const IDLE_FREE: f64 = 0.75;
+/// The most bytes that are copied at once: many times a second-level cache.
 const COPIED: usize = 1 << 30;
 /// Copies or products that are timed together, so that starting them does not count.
 const REPEATS: usize = 8;
-/// Measurements, of which the best counts, after one that does not.
-const ROUNDS: usize = 5;
+/// Seconds of work before any counts, and seconds that count: clocks settle at what power allows.
+const WARM_UP: f64 = 0.3;
+const MEASURED: f64 = 0.7;
 
 /// What a graphics processor reaches.
 #[derive(Clone, Debug, PartialEq)]
@@ -54,6 +61,16 @@ pub enum GpuError {
         /// The names of all.
         known: String,
     },
+    /// One that others work on, or that has hardly any memory.
+    #[error(
+        "of its {total_bytes} bytes of memory {free_bytes} are free: others use it, or it is too small to tell"
+    )]
+    Busy {
+        /// Free memory.
+        free_bytes: usize,
+        /// All memory.
+        total_bytes: usize,
+    },
     /// What the driver or cuBLAS said.
     #[error("{step}: {said}")]
     Failed {
@@ -64,54 +81,80 @@ pub enum GpuError {
     },
 }
 
-/// Measures the first processor that the driver calls `name`. Takes about a second and two gigabytes of its memory, less
-/// where less is free.
+/// Measures that processor of those which the driver calls `name` that has the most free memory. Takes two to four seconds
+/// and up to two gigabytes of its memory.
 ///
 /// # Errors
-/// [`GpuError`]: without a driver, without such a processor, or what the driver said.
+/// [`GpuError`]: without a driver, without such a processor, where others use it, or what the driver said.
 pub fn measure(name: &str) -> Result<GpuLimits, GpuError> {
-    // The bindings panic where a library lacks a function, as a driver that is too old does.
-    catch_unwind(AssertUnwindSafe(|| measure_once(name))).unwrap_or_else(|panic| {
-        let words = panic.downcast_ref::<String>().cloned();
-        Err(failed("driver")(words.unwrap_or_else(|| "a function is missing".to_owned())))
+    without_panic("the driver", || {
+        // SAFETY: loads the driver's own library, whose initialisers any program that uses it runs.
+        if !unsafe { driver::sys::is_culib_present() } {
+            return Err(GpuError::Library("libcuda"));
+        }
+        let (context, free) = context(name)?;
+        let stream = context.new_stream().map_err(said("making a stream"))?;
+        let copy_gb_per_s = copying(&stream, COPIED.min(free / 8))?;
+        let side = if free >= PLENTY { SIDE } else { SHORT_SIDE };
+        let products = without_panic("cuBLAS", || products(&context, &stream, side));
+        Ok(GpuLimits { copy_gb_per_s, products })
     })
 }
 
-fn measure_once(name: &str) -> Result<GpuLimits, GpuError> {
-    // SAFETY: loads the driver's own library, whose initialisers any program that uses it runs.
-    if !unsafe { driver::sys::is_culib_present() } {
-        return Err(GpuError::Library("libcuda"));
-    }
-    let context = context(name)?;
-    let stream = context.new_stream().map_err(said("making a stream"))?;
-    let (free, _) = context.mem_get_info().map_err(said("asking for free memory"))?;
-    let copy_gb_per_s = copying(&stream, COPIED.min(free / 8))?;
-    let side = if free >= 16 * SIDE * SIDE { SIDE } else { SHORT_SIDE };
-    Ok(GpuLimits { copy_gb_per_s, products: products(&context, &stream, side) })
+/// The bindings panic where a library lacks a function, as one that is too old does.
+fn without_panic<T>(step: &'static str, body: impl FnOnce() -> Result<T, GpuError>) -> Result<T, GpuError> {
+    catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|panic| {
+        let said = match (panic.downcast_ref::<String>(), panic.downcast_ref::<&str>()) {
+            (Some(words), _) => words.clone(),
+            (_, Some(words)) => (*words).to_owned(),
+            _ => "it broke off".to_owned(),
+        };
+        Err(GpuError::Failed { step, said })
+    })
 }
 
-/// The first processor of the name.
-fn context(name: &str) -> Result<Arc<CudaContext>, GpuError> {
+/// The processor of the name with the most free memory, and that memory.
+fn context(name: &str) -> Result<(Arc<CudaContext>, usize), GpuError> {
     driver::result::init().map_err(said("starting the driver"))?;
     let count = driver::result::device::get_count().map_err(said("counting processors"))?;
     let mut known = Vec::new();
+    let mut best: Result<(Arc<CudaContext>, usize, usize), Option<GpuError>> = Err(None);
     for ordinal in 0..count {
         let device = driver::result::device::get(ordinal).map_err(said("asking for a processor"))?;
         let found = driver::result::device::get_name(device).map_err(said("asking for a name"))?;
         if found == name {
-            return CudaContext::new(ordinal as usize).map_err(said("opening the processor"));
+            let most = best.as_ref().map_or(0, |(_, free, _)| *free);
+            match opened(ordinal as usize) {
+                Ok(other) if other.1 > most => best = Ok(other),
+                Err(error) if best.is_err() => best = Err(Some(error)),
+                _ => {}
+            }
         }
         known.push(found);
     }
-    Err(GpuError::Unknown { wanted: name.to_owned(), known: known.join(", ") })
+    let (context, free, total) = best.map_err(|error| {
+        error.unwrap_or_else(|| GpuError::Unknown { wanted: name.to_owned(), known: known.join(", ") })
+    })?;
+    if free < LEAST_FREE || (free as f64) < IDLE_FREE * total as f64 {
+        return Err(GpuError::Busy { free_bytes: free, total_bytes: total });
+    }
+    context.bind_to_thread().map_err(said("opening the processor"))?;
+    Ok((context, free))
+}
+
+/// A processor with its free memory and all of its memory.
+fn opened(ordinal: usize) -> Result<(Arc<CudaContext>, usize, usize), GpuError> {
+    let context = CudaContext::new(ordinal).map_err(said("opening the processor"))?;
+    let (free, total) = context.mem_get_info().map_err(said("asking for free memory"))?;
+    Ok((context, free, total))
 }
 
 /// GB/s of copies of `bytes` inside the processor's memory, both directions together.
 fn copying(stream: &Arc<CudaStream>, bytes: usize) -> Result<f64, GpuError> {
     let zeros = || stream.alloc_zeros::<u8>(bytes).map_err(said("allocating memory"));
     let (from, mut to) = (zeros()?, zeros()?);
-    let best = best_seconds(stream, || stream.memcpy_dtod(&from, &mut to).map_err(said("copying")))?;
-    Ok(2.0 * bytes as f64 / best / 1e9)
+    let seconds = seconds_of(stream, || stream.memcpy_dtod(&from, &mut to).map_err(said("copying")))?;
+    Ok(2.0 * bytes as f64 / seconds / 1e9)
 }
 
 fn products(context: &CudaContext, stream: &Arc<CudaStream>, side: usize) -> Result<Products, GpuError> {
@@ -119,15 +162,16 @@ fn products(context: &CudaContext, stream: &Arc<CudaStream>, side: usize) -> Res
     if !unsafe { cublas::sys::is_culib_present() } {
         return Err(GpuError::Library("libcublas"));
     }
-    let blas = CudaBlas::new(stream.clone()).map_err(refused("starting cuBLAS"))?;
+    let blas = CudaBlas::new(stream.clone())
+        .map_err(refused("starting cuBLAS, which may be newer than the driver"))?;
     let (major, _) = context.compute_capability().map_err(said("asking for the generation"))?;
     let is_bf16 = major >= 8;
-    let best = if is_bf16 {
+    let seconds = if is_bf16 {
         multiplying(&blas, stream, side, bf16::from_f32)
     } else {
         multiplying(&blas, stream, side, f16::from_f32)
     }?;
-    Ok(Products { tflops: 2.0 * (side as f64).powi(3) / best / 1e12, is_bf16 })
+    Ok(Products { tflops: 2.0 * (side as f64).powi(3) / seconds / 1e12, is_bf16 })
 }
 
 /// Seconds of one product. Zeros would flip no bits, draw less power and run faster than what people multiply.
@@ -144,12 +188,15 @@ where
     let mut state = 0x9E37_79B9_7F4A_7C15_u64;
     let mut random = || {
         let numbers: Vec<T> = (0..side * side).map(|_| of(uniform(&mut state))).collect();
-        stream.clone_htod(&numbers).map_err(said("filling a matrix"))
+        let matrix = stream.clone_htod(&numbers).map_err(said("filling a matrix"))?;
+        // The numbers are read until then.
+        stream.synchronize().map_err(said("filling a matrix"))?;
+        Ok(matrix)
     };
     let (a, b) = (random()?, random()?);
     let mut c = stream.alloc_zeros::<T>(side * side).map_err(said("allocating a matrix"))?;
     let wide = side as i32;
-    best_seconds(stream, || {
+    seconds_of(stream, || {
         let config = GemmConfig {
             transa: CUBLAS_OP_N,
             transb: CUBLAS_OP_N,
@@ -175,24 +222,29 @@ fn uniform(state: &mut u64) -> f32 {
     (*state >> 40) as f32 / (1 << 23) as f32 - 1.0
 }
 
-/// The shortest time of what `start` starts, of `ROUNDS` after one that does not count.
-fn best_seconds(
-    stream: &CudaStream,
-    mut start: impl FnMut() -> Result<(), GpuError>,
-) -> Result<f64, GpuError> {
-    let mut best = f64::INFINITY;
-    for round in 0..=ROUNDS {
+/// The usual time of what `start` starts, once clocks have settled: the median of many rounds.
+fn seconds_of(stream: &CudaStream, mut start: impl FnMut() -> Result<(), GpuError>) -> Result<f64, GpuError> {
+    let mut round = || {
         stream.synchronize().map_err(said("waiting"))?;
         let begun = Instant::now();
         for _ in 0..REPEATS {
             start()?;
         }
         stream.synchronize().map_err(said("waiting"))?;
-        if round > 0 {
-            best = best.min(begun.elapsed().as_secs_f64() / REPEATS as f64);
+        Ok(begun.elapsed().as_secs_f64())
+    };
+    let mut for_seconds = |least: f64| {
+        let (mut all, mut total) = (Vec::new(), 0.0);
+        while total < least || all.is_empty() {
+            all.push(round()?);
+            total += all[all.len() - 1];
         }
-    }
-    Ok(best)
+        Ok::<_, GpuError>(all)
+    };
+    for_seconds(WARM_UP)?;
+    let mut rounds = for_seconds(MEASURED)?;
+    rounds.sort_by(f64::total_cmp);
+    Ok(rounds[rounds.len() / 2] / REPEATS as f64)
 }
 
 fn failed(step: &'static str) -> impl Fn(String) -> GpuError {

@@ -7,7 +7,7 @@ use super::layout::PANEL;
 use super::rows::{self, QuantizeFunction};
 use super::tile::{self, Call, Panels, Tile, TileFunction, UnpackFunction};
 #[cfg(target_arch = "x86_64")]
-use super::vnni::by_hand;
+use super::{six_rows, vnni::by_hand};
 use crate::Isa;
 use crate::simd::Vector;
 use crate::simd::quads::{self, Quads, class};
@@ -188,9 +188,9 @@ unsafe fn peak<Q: Quads>(steps: usize, bytes: &[u8; 512]) -> i32 {
 
 /// Declares the kernels of one instruction set. `direct` lists rows and registers of a tile, `plain` and `eight` (quants of
 /// eight bits, with the layout and the registers that these are unpacked into) also the function and how often the registers
-/// are filled.
+/// are filled; `whole` is what quantises a whole tile of rows at once.
 macro_rules! instance {
-    ($module:ident, $quads:ty, [$($cfg:meta)?] [$($feature:meta)?],
+    ($module:ident, $quads:ty, [$($cfg:meta)?] [$($feature:meta)?], whole: $whole:expr,
         direct: $([$dr:literal, $du:literal])*,
         plain: $([$pf:ident $pr:literal, $pu:literal, $pp:literal])*,
         eight: $layout:ident, $eight:ty, $([$ef:ident $er:literal, $eu:literal, $ep:literal])*) => {
@@ -219,7 +219,7 @@ macro_rules! instance {
             $(#[$feature])?
             pub unsafe fn quantize(job: rows::TileJob<'_>) {
                 // SAFETY: as above.
-                unsafe { rows::quantize_tile::<$quads>(job) }
+                unsafe { rows::quantize_tile::<$quads>(job, $whole) }
             }
 
             $(#[$feature])?
@@ -277,25 +277,25 @@ macro_rules! instance {
 }
 
 instance!(avx512_vnni, quads::Avx512Vnni, [cfg(target_arch = "x86_64")]
-    [target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx512vnni,avx2,fma,f16c")],
+    [target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx512vnni,avx2,fma,f16c")], whole: Some(six_rows::whole_tile),
     direct: [4, 2] [2, 4] [1, 4],
     plain: [by_hand 6, 2, 1] [tile 4, 2, 1] [tile 2, 2, 1] [tile 1, 2, 1],
     eight: Plain, quads::Avx512Vnni, [by_hand 6, 2, 1] [eight_tile 4, 2, 1] [eight_tile 2, 2, 1] [eight_tile 1, 2, 1]);
 instance!(avx2_vnni, quads::Avx2Vnni, [cfg(target_arch = "x86_64")]
-    [target_feature(enable = "avx2,fma,f16c,avxvnni")],
+    [target_feature(enable = "avx2,fma,f16c,avxvnni")], whole: None,
     direct: [4, 2] [2, 2] [1, 4],
     plain: [tile 4, 2, 1] [tile 2, 2, 1] [tile 1, 2, 1], eight: Plain, quads::Avx2Vnni, [eight_tile 4, 2, 1] [eight_tile 2, 2, 1] [eight_tile 1, 2, 1]);
 instance!(avx2, quads::Avx2Quads, [cfg(target_arch = "x86_64")]
-    [target_feature(enable = "avx2,fma,f16c")],
+    [target_feature(enable = "avx2,fma,f16c")], whole: None,
     direct: [4, 2] [2, 2] [1, 4],
     plain: [tile 6, 2, 1] [tile 2, 2, 1] [tile 1, 2, 1], eight: Words, quads::Avx2Words, [eight_tile 6, 2, 1] [eight_tile 2, 2, 1] [eight_tile 1, 2, 1]);
-instance!(neon, quads::NeonQuads, [cfg(target_arch = "aarch64")] [target_feature(enable = "neon")],
+instance!(neon, quads::NeonQuads, [cfg(target_arch = "aarch64")] [target_feature(enable = "neon")], whole: None,
     direct: [4, 4] [2, 4] [1, 4],
     plain: [tile 4, 4, 1] [tile 2, 4, 1] [tile 1, 4, 1], eight: Plain, quads::NeonQuads, [eight_tile 4, 4, 1] [eight_tile 2, 4, 1] [eight_tile 1, 4, 1]);
 // The arrays are for machines that have nothing better and for tests: fewer kernels, compiled sooner.
-instance!(portable, quads::ArrayQuads<4>, [] [],
+instance!(portable, quads::ArrayQuads<4>, [] [], whole: None,
     direct: [1, 4] [1, 4] [1, 4],
     plain: [tile 1, 4, 1] [tile 1, 4, 1] [tile 1, 4, 1], eight: Plain, quads::ArrayQuads<4>, [eight_tile 1, 4, 1] [eight_tile 1, 4, 1] [eight_tile 1, 4, 1]);
-instance!(emulated16, quads::ArrayQuads<16>, [] [],
+instance!(emulated16, quads::ArrayQuads<16>, [] [], whole: None,
     direct: [1, 1] [1, 1] [1, 1],
     plain: [tile 2, 1, 2] [tile 1, 1, 2] [tile 1, 1, 2], eight: Plain, quads::ArrayQuads<16>, [eight_tile 2, 1, 2] [eight_tile 1, 1, 2] [eight_tile 1, 1, 2]);

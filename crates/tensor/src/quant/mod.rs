@@ -11,6 +11,8 @@ mod matrix;
 mod product;
 pub mod reference;
 mod rows;
+#[cfg(target_arch = "x86_64")]
+mod six_rows;
 mod source;
 #[cfg(test)]
 mod tests;

@@ -230,9 +230,8 @@ impl Part<'_> {
     ) {
         for number in rows.start / TILE_ROWS..rows.end.div_ceil(TILE_ROWS) {
             let x = self.job.x.tile(number);
-            if !self.kernels.asks_ahead {
-                self.job.x.ask_for_tile(number + 1, blocks.start, self.kernels.words);
-            }
+            let Kernels { asks_ahead, words, .. } = self.kernels;
+            self.job.x.ask_for_tile(number + 1, blocks.start, (!asks_ahead, words));
             let entries = x.starts[blocks.start] as usize..x.starts[blocks.end] as usize;
             let mut row = 0;
             while row < x.rows {

@@ -13,14 +13,17 @@ use crate::simd::{Vector, Virtual16, prefetch};
 /// row's second part costs all of them.
 pub(super) const TILE_ROWS: usize = 6;
 /// The largest quant.
-const QUANT_MAX: f32 = 127.0;
+pub(super) const QUANT_MAX: f32 = 127.0;
 /// A block whose largest value is below this (2⁻¹⁰⁰) counts as zero, so that no reciprocal overflows.
-const LEAST: f32 = f32::from_bits((127 - 100) << 23);
+pub(super) const LEAST: f32 = f32::from_bits((127 - 100) << 23);
 /// A block is split in two parts where 127² · 32 > `CREST_SQUARED` · Σ quants²: its largest value is more than 5 times its
 /// root mean square (at most √32 = 5.66 for 32 values), so that one scale would leave the others hardly any bits.
 /// Measured on SmolLM2-135M (mean KL divergence from f32 activations over 400 tokens, and second parts by twelve rows at a time): never
 /// 0.0030 and none, 5.5 times 0.0013 and 6 %, 5.3 times 0.0010 and 12 %, 5 times 0.0007 and 24 %, 4 times 0.0003 and 58 %.
 pub(super) const CREST_SQUARED: i32 = 25;
+
+/// 127² · 32: what the squares of a block would sum to if all its values were its largest.
+pub(super) const SQUARES_OF_LARGEST: i32 = 127 * 127 * 32;
 
 /// Rows of activations, quantised. Where the largest of 32 values dwarfs the others, the block has a second part, the
 /// quantised remainder of the first, so that the others keep their precision; see [`super::reference::Rows`].
@@ -155,17 +158,20 @@ impl QuantRows {
         }
     }
 
-    /// Asks the caches for what a kernel reads first when it comes to the tile at block `block`. Every tile's part lies apart,
-    /// so the processor does not foresee it.
-    pub(super) fn ask_for_tile(&self, tile: usize, block: usize, words: bool) {
+    /// Asks the caches for what is read first when the tile is passed over from block `block` on: which entries it has, and
+    /// with `all` what a kernel reads of them. Every tile's part lies apart, so the processor does not foresee it.
+    pub(super) fn ask_for_tile(&self, tile: usize, block: usize, (all, words): (bool, bool)) {
         let rows = TILE_ROWS.min(self.rows.saturating_sub(tile * TILE_ROWS));
         if rows == 0 {
             return;
         }
-        // The entry unless blocks before have second parts: near enough.
-        let slot = 2 * self.blocks * tile * TILE_ROWS + block * rows;
         ask(&self.starts, (self.blocks + 1) * tile + block, 1);
         ask(&self.index, 2 * self.blocks * tile + block, 1);
+        if !all {
+            return;
+        }
+        // The entry unless blocks before have second parts: near enough.
+        let slot = 2 * self.blocks * tile * TILE_ROWS + block * rows;
         ask(&self.scales, slot, 2);
         ask(&self.sums, 3 * slot, 4);
         if words { ask(&self.words, slot * BLOCK, 8) } else { ask(&self.quants, slot * BLOCK, 8) }
@@ -237,36 +243,52 @@ pub(super) struct TileJob<'a> {
 /// The processor has the instance's features.
 pub(super) type QuantizeFunction = unsafe fn(TileJob<'_>);
 
-/// The body of every instance of [`QuantizeFunction`].
+/// Quantises a block of each of [`TILE_ROWS`] rows, which begin `columns` values apart, and writes their quants, scales and
+/// negated sums as in [`QuantRows`]; a bit for each row that needs a second part.
+///
+/// # Safety
+/// The processor has the features, and the addresses cover that much.
+pub(super) type WholeTile = unsafe fn((*const f32, usize), *mut i8, *mut f32, *mut i32) -> u32;
+
+/// The body of every instance of [`QuantizeFunction`]; `whole` does what this would do for all rows of a tile that has all.
 #[inline(always)]
-pub(super) unsafe fn quantize_tile<Q: Quads>(job: TileJob<'_>) {
+pub(super) unsafe fn quantize_tile<Q: Quads>(job: TileJob<'_>, whole: Option<WholeTile>) {
     let TileJob { x, rows, blocks, quants, scales, sums, index, starts } = job;
     let columns = blocks * BLOCK;
+    let whole = whole.filter(|_| rows == TILE_ROWS);
     let mut entry = 0;
     for block in 0..blocks {
         starts[block] = entry as u32;
         index[entry] = block as u32;
-        let mut split = [false; TILE_ROWS];
-        for row in 0..rows {
-            let values = &x[row * columns + block * BLOCK..][..BLOCK];
-            let at = (entry * rows + row) * BLOCK;
-            let to = &mut quants[at..at + BLOCK];
-            // SAFETY: this is inlined into a function with the features.
-            let quantized = unsafe { quantize_block::<Q>(values, to) };
-            put_sums(&quantized, &mut sums[entry * 3 * rows..][..3 * rows], rows, row);
-            scales[entry * rows + row] = quantized.scale;
-            let squares = quantized.squares;
-            split[row] = squares > 0 && 127 * 127 * 32 > CREST_SQUARED * squares;
+        let mut split = 0_u32;
+        let (of_quants, of_scales) = (&mut quants[entry * rows * BLOCK..], &mut scales[entry * rows..]);
+        let of_sums = &mut sums[entry * 3 * rows..];
+        if let Some(whole) = whole {
+            assert!(of_quants.len() >= rows * BLOCK && of_scales.len() >= rows && of_sums.len() >= 3 * rows);
+            let from = x[block * BLOCK..][..(rows - 1) * columns + BLOCK].as_ptr();
+            let (to, scales, sums) = (of_quants.as_mut_ptr(), of_scales.as_mut_ptr(), of_sums.as_mut_ptr());
+            // SAFETY: the caller has the features; the lengths are asserted.
+            split = unsafe { whole((from, columns), to, scales, sums) };
+        } else {
+            for row in 0..rows {
+                let values = &x[row * columns + block * BLOCK..][..BLOCK];
+                // SAFETY: this is inlined into a function with the features.
+                let quantized =
+                    unsafe { quantize_block::<Q>(values, &mut of_quants[row * BLOCK..][..BLOCK]) };
+                put_sums(&quantized, &mut of_sums[..3 * rows], rows, row);
+                of_scales[row] = quantized.scale;
+                split |= u32::from(quantized.needs_second_part()) << row;
+            }
         }
         entry += 1;
-        if split.contains(&true) {
+        if split != 0 {
             index[entry] = block as u32;
             for row in 0..rows {
                 let at = (entry * rows + row) * BLOCK;
                 let (first, second) = quants.split_at_mut(at);
                 let to = &mut second[..BLOCK];
                 let mut quantized = Block { scale: 0.0, sums: [0; 2], squares: 0 };
-                if split[row] {
+                if split >> row & 1 != 0 {
                     let values = &x[row * columns + block * BLOCK..][..BLOCK];
                     let first = &first[at - rows * BLOCK..][..BLOCK];
                     let mut rest = [0.0_f32; BLOCK];
@@ -293,6 +315,12 @@ struct Block {
     scale: f32,
     sums: [i32; 2],
     squares: i32,
+}
+
+impl Block {
+    fn needs_second_part(&self) -> bool {
+        self.squares > 0 && SQUARES_OF_LARGEST > CREST_SQUARED * self.squares
+    }
 }
 
 /// Quantises 32 values by their largest.

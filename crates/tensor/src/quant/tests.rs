@@ -3,6 +3,7 @@
 
 use super::instances::Instance;
 use super::product::multiply_with;
+use super::rows::{RowTile, TILE_ROWS};
 use super::source::BLOCK;
 use super::*;
 use crate::gemm::{Into, MatMut};
@@ -203,6 +204,74 @@ fn values_that_are_not_finite_poison_their_row_only() {
             let mut x = random(1, rows * columns);
             x[2 * columns + 40] = bad;
             Case { kinds: &[BlockType::Q8_0], rows, outputs: 17, columns, extreme: None }.check_with(&x);
+        }
+    }
+}
+
+/// What a tile of six rows holds of a row is what the row alone becomes: the instances quantise tiles in another way.
+#[test]
+fn rows_are_quantised_together_as_alone() {
+    let least = f32::from_bits((127 - 100) << 23);
+    let below = f32::from_bits(least.to_bits() - 1);
+    let mut x = activations(TILE_ROWS, 64 * BLOCK);
+    let odd =
+        [0.0, -0.0, 1e-40, least, below, -least, f32::MAX, f32::MIN, f32::NAN, -f32::NAN, f32::INFINITY];
+    for (block, values) in x.chunks_exact_mut(BLOCK).enumerate() {
+        match block % 5 {
+            // Alone, the largest of small ones, and one of many.
+            0 => values.fill(0.0),
+            1 => values.iter_mut().for_each(|value| *value *= 1e-36),
+            // Halves between two quants.
+            2 => (values.iter_mut().enumerate()).for_each(|(i, value)| *value = 63.5 - i as f32),
+            3 => values[7] = 300.0,
+            _ => {}
+        }
+        if block % 3 == 0 {
+            values[block % BLOCK] = odd[block / 3 % odd.len()];
+        }
+    }
+    let pool = Pool::new(1);
+    for instance in Instance::available() {
+        let exec = Exec::new(&pool, Isa::Portable).unwrap();
+        let quantized = |x: &[f32], rows: usize| {
+            let mut out = QuantRows::new();
+            out.quantize_with(exec, instance, x, (rows, 64 * BLOCK));
+            out
+        };
+        let together = quantized(&x, TILE_ROWS);
+        let together = together.tile(0);
+        for row in 0..TILE_ROWS {
+            let alone = quantized(&x[row * 64 * BLOCK..][..64 * BLOCK], 1);
+            let alone = alone.tile(0);
+            for block in 0..64 {
+                let entries =
+                    |tile: &RowTile<'_>| tile.starts[block] as usize..tile.starts[block + 1] as usize;
+                let (of_tile, of_row) = (entries(&together), entries(&alone));
+                for (part, entry) in of_tile.enumerate() {
+                    let place = entry * TILE_ROWS + row;
+                    let found = (
+                        &together.quants[place * BLOCK..][..BLOCK],
+                        together.scales[place],
+                        [0, 1, 2].map(|sum| together.sums[(3 * entry + sum) * TILE_ROWS + row]),
+                    );
+                    let one = of_row.start + part;
+                    let wanted = match one < of_row.end {
+                        true => {
+                            let sums = [0, 1, 2].map(|sum| alone.sums[3 * one + sum]);
+                            (&alone.quants[one * BLOCK..][..BLOCK], alone.scales[one], sums)
+                        }
+                        false => (&[0; BLOCK][..], 0.0, [0; 3]),
+                    };
+                    assert_eq!((found.0, found.2), (wanted.0, wanted.2), "{instance:?} {row} {block} {part}");
+                    assert!(
+                        found.1.to_bits() == wanted.1.to_bits() || found.1.is_nan() && wanted.1.is_nan(),
+                        "{instance:?} {row} {block} {part}: {} instead of {}",
+                        found.1,
+                        wanted.1
+                    );
+                }
+                assert!(entries(&together).len() >= of_row.len(), "{instance:?} {row} {block}");
+            }
         }
     }
 }

@@ -118,7 +118,9 @@ impl Found {
         let limits = cuda::measure(&kind.name);
         let catalogued = Catalog::shipped().of_driver(&kind.name, kind.memory_bytes).cloned();
         let chip = match &limits {
-            Ok(limits) => Some(measured(&kind, limits).chip(catalogued.as_ref(), &Calibration::shipped())),
+            Ok(limits) => measured(&kind, limits).chip(catalogued.as_ref(), &Calibration::shipped()),
+            // A part of it, or hidden from this program: the whole of it cannot be planned with.
+            Err(GpuError::Unknown { .. }) => None,
             // The catalogue's figures, with the memory that the driver tells.
             Err(_) => catalogued.clone().map(|chip| Chip {
                 memory: Figure::Known {
@@ -180,19 +182,34 @@ impl Found {
         format!("measured on one: copies {} GB/s{}, {products}", three(copies), share(copies, bandwidth))
     }
 
+    /// Whether plans are made with a lower peak than the data sheet's.
+    fn is_lowered(&self) -> bool {
+        let both = self.catalogued.as_ref().zip(self.chip.as_ref());
+        both.is_some_and(|(published, chip)| published.peak != chip.peak)
+    }
+
+    /// How many can be planned with: of links between cards that the catalogue lacks nothing is known.
+    fn planned(&self) -> usize {
+        if self.catalogued.is_some() { self.kind.count } else { 1 }
+    }
+
     fn night_words(&self, chip: &Chip, hours: f64) -> String {
-        let how = match &self.catalogued {
-            Some(chip) => format!(" (taoye plan train --chip {} --chips {})", chip.name, self.kind.count),
-            None => String::new(),
+        let (basis, how) = match &self.catalogued {
+            Some(chip) if !self.is_lowered() => {
+                let how = format!(" (taoye plan train --chip {} --chips {})", chip.name, self.kind.count);
+                ("their peak", how)
+            }
+            _ => ("the speed that was measured", String::new()),
         };
+        let who = if self.planned() == 1 { "one that uses one of them" } else { "one that uses them" };
         match self.night(chip, hours) {
             Err(error) => format!("what they could train is not known: {error}"),
             Ok(None) => format!(
                 "in {hours} hours they show not even a small model {TOKENS_PER_PARAMETER} tokens a parameter"
             ),
             Ok(Some(night)) => format!(
-                "this program trains on the processor; one that uses them could in {hours} hours train {} parameters on {} \
-                 tokens, at {:.0} % of their peak{how}",
+                "this program trains on the processor; {who} could in {hours} hours train {} parameters on {} tokens, at \
+                 {:.0} % of {basis}{how}",
                 show_count(night.parameters),
                 show_count(night.tokens),
                 100.0 * night.mfu
@@ -201,7 +218,7 @@ impl Found {
     }
 
     fn night(&self, chip: &Chip, hours: f64) -> Result<Option<Night>> {
-        Ok(on_chips(chip, self.kind.count as f64, hours * 3600.0, &Calibration::shipped())?)
+        Ok(on_chips(chip, self.planned() as f64, hours * 3600.0, &Calibration::shipped())?)
     }
 
     fn json(&self, hours: f64) -> Value {
@@ -228,7 +245,7 @@ impl Found {
             "catalogued": self.catalogued.as_ref().map(|chip| chip.name.clone()),
             "bf16_tflops": self.catalogued.as_ref().and_then(|chip| Some(chip.peak(Precision::Bf16).ok()? / 1e12)),
             "memory_gb_per_s": self.catalogued.as_ref().and_then(|chip| chip.bandwidth.value()),
-            "hours": hours, "training": night,
+            "lowered": self.is_lowered(), "planned": self.planned(), "hours": hours, "training": night,
         })
     }
 }

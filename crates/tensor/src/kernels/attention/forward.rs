@@ -8,12 +8,14 @@ use super::few::{FewBlock, add_values_of_few, scores_of_few};
 use super::layout::{Block, Blocks, padded, widen_keys, widen_values, widen_work_len};
 use super::tile::{Left, Output, Right, TILE_ROWS, product};
 use crate::kernels::math::{exp_not_positive, tanh};
-use crate::simd::{Vector, Virtual16};
+use crate::simd::{Vector, Virtual16, prefetch_second_level};
 use crate::{Attention, Disjoint, Heads, Isa, dispatch, reference};
 use std::ops::Range;
 
 /// Rows that are taken through the blocks together: a multiple of the tile's, enough that a block is worth widening.
 pub(super) const CHUNK_ROWS: usize = 32 * TILE_ROWS;
+/// Floats of a line of the caches.
+const LINE: usize = 16;
 /// Rows after the last that full tiles read and write.
 const SLACK_ROWS: usize = TILE_ROWS - 1;
 
@@ -146,6 +148,14 @@ impl<'a> Chunk<'a> {
         within(seen.start)..within(seen.end)
     }
 
+    /// What the caches are asked for while a block is worked on: the block after it (the last: itself), so many floats of it
+    /// for each tile of rows that all of it has been asked for at the end.
+    #[inline(always)]
+    fn ahead(&self, index: usize, last: usize) -> (&'a [f32], usize) {
+        let (_, words) = self.task.blocks.words((index + 1).min(last), self.task.heads.head_dim);
+        (words, words.len().div_ceil(self.count.div_ceil(TILE_ROWS)).next_multiple_of(LINE))
+    }
+
     #[inline(always)]
     unsafe fn run<V: Vector>(&mut self) {
         let (attention, tokens) = (self.task.attention, self.task.sequence_tokens);
@@ -154,6 +164,7 @@ impl<'a> Chunk<'a> {
         for index in first / KEY_BLOCK..=last / KEY_BLOCK {
             let block = self.task.blocks.block(index, self.task.heads.head_dim);
             let first_key = index * KEY_BLOCK;
+            let ahead = self.ahead(index, last / KEY_BLOCK);
             unsafe {
                 if self.count <= TILE_ROWS {
                     // The last block fetches itself again.
@@ -161,13 +172,13 @@ impl<'a> Chunk<'a> {
                     let next = self.task.blocks.block(following, self.task.heads.head_dim);
                     self.few::<V>(block, next, first_key);
                 } else if let Block::F32 { keys, values } = block {
-                    self.tiles::<V>(keys.as_ptr(), values.as_ptr(), first_key);
+                    self.tiles::<V>(keys.as_ptr(), values.as_ptr(), first_key, ahead);
                 } else {
                     let head_dim = self.task.heads.head_dim;
                     widen_keys::<V>(block, self.keys);
                     let columns = 0..padded(head_dim);
                     widen_values::<V>(block, (head_dim, columns), self.values, self.widen_work);
-                    self.tiles::<V>(self.keys.as_ptr(), self.values.as_ptr(), first_key);
+                    self.tiles::<V>(self.keys.as_ptr(), self.values.as_ptr(), first_key, ahead);
                 }
             }
         }
@@ -176,12 +187,22 @@ impl<'a> Chunk<'a> {
     /// Takes all rows through a block: its keys (head_dim, 64) and values (64, padded head_dim). Tiles are full; rows
     /// beyond the last are computed and forgotten.
     #[inline(always)]
-    unsafe fn tiles<V: Vector>(&mut self, keys: *const f32, values: *const f32, first_key: usize) {
+    unsafe fn tiles<V: Vector>(
+        &mut self,
+        keys: *const f32,
+        values: *const f32,
+        first_key: usize,
+        (ahead, share): (&[f32], usize),
+    ) {
         let head_dim = self.task.heads.head_dim;
         let width = padded(head_dim);
         let mut row = 0;
         while row < self.count {
             let rows = TILE_ROWS.min(self.count - row);
+            let asked = row / TILE_ROWS * share;
+            for line in (asked..(asked + share).min(ahead.len())).step_by(LINE) {
+                prefetch_second_level(ahead[line..].as_ptr());
+            }
             // No row of the tile sees a key before those of its first row, nor after those of its last.
             let from = self.seen(row, first_key).start;
             let seen = self.seen(row + rows - 1, first_key).end;

@@ -140,6 +140,12 @@ pub(super) struct PagedBlocks<'a> {
 impl<'a> Blocks<'a> {
     /// A block.
     pub(super) fn block(&self, index: usize, head_dim: usize) -> Block<'a> {
+        let (kv_type, words) = self.words(index, head_dim);
+        Block::of(kv_type, head_dim, words)
+    }
+
+    /// What holds a block.
+    pub(super) fn words(&self, index: usize, head_dim: usize) -> (KvType, &'a [f32]) {
         let (kv_type, data, offset) = match self {
             Blocks::Contiguous(data) => (KvType::F32, *data, index * head_block_len(KvType::F32, head_dim)),
             Blocks::Paged(paged) => {
@@ -148,7 +154,7 @@ impl<'a> Blocks<'a> {
                 (paged.kv_type, paged.data, page * paged.page_stride + within + paged.head_offset)
             }
         };
-        Block::of(kv_type, head_dim, &data[offset..][..head_block_len(kv_type, head_dim)])
+        (kv_type, &data[offset..][..head_block_len(kv_type, head_dim)])
     }
 }
 
