@@ -1,5 +1,6 @@
 //! Tensors, the tape, kernels and their references; the only home of intrinsics.
 
+mod cache;
 mod counting;
 mod device;
 mod error;

@@ -7,9 +7,10 @@ use super::matrix::QuantMatrix;
 use super::rows::{QuantRows, RowTile, TILE_ROWS};
 use super::source::BLOCK;
 use super::tile::{Call, Panels, Tile};
-use crate::Exec;
 use crate::gemm::{Into, MatMut};
+use crate::{Exec, cache};
 use std::ops::Range;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Up to this many rows the kernels read packed weights; above it panels are unpacked into the caches first.
@@ -18,8 +19,6 @@ const DIRECT_ROWS: usize = TILE_ROWS;
 const PAIR: usize = 2;
 /// Outputs of a pair.
 const WIDTH: usize = PAIR * PANEL;
-/// Bytes that the blocks of k that are unpacked at once may take: they leave half of the first-level cache to the activations.
-const UNPACKED_BYTES: usize = 20 << 10;
 /// Rows that pass over an unpacked pair of panels; their sums lie in the second-level cache.
 const CHUNK_ROWS: usize = 86 * TILE_ROWS;
 /// The most stretches into which the tasks of a product are divided.
@@ -176,7 +175,7 @@ impl Part<'_> {
     fn unpacked(&self, panels: Range<usize>) {
         let [quant_bytes, scale_bytes] = self.kernels.plain_bytes;
         let block_bytes = quant_bytes + scale_bytes;
-        let depth_blocks = UNPACKED_BYTES / (PAIR * block_bytes) / 8 * 8;
+        let depth_blocks = unpacked_bytes() / (PAIR * block_bytes) / 8 * 8;
         let weights_len = PAIR * depth_blocks * block_bytes / size_of::<f32>();
         let mut scratch = self.job.exec.pool.scratch().take(weights_len + CHUNK_ROWS * WIDTH);
         let (weights, sums) = scratch.split_at_mut(weights_len);
@@ -300,6 +299,13 @@ fn call(x: &RowTile<'_>, words: bool, row: usize, entries: Range<usize>, panels:
         to: std::ptr::null_mut(),
         to_stride: 0,
     }
+}
+
+/// Bytes that the blocks of k that are unpacked at once may take: they leave a sixth of the first-level cache to the
+/// activations, which pass by.
+fn unpacked_bytes() -> usize {
+    static BYTES: OnceLock<usize> = OnceLock::new();
+    *BYTES.get_or_init(|| cache::first_level_bytes() / 6 * 5)
 }
 
 /// Copies (rows, columns) between two places, each an address and a distance between rows.

@@ -63,22 +63,49 @@ macro_rules! begin_minima {
     };
 }
 
+/// Loads what the sums of a block are scaled with. From a register: twelve times from memory would keep the load units
+/// busier than the multipliers.
+macro_rules! scales_offset {
+    ($scale:literal, $minimum:literal) => {
+        concat!(
+            "vmovups {w0}, zmmword ptr [{scales0} + 64*",
+            $scale,
+            "]\n",
+            "vmovups {w1}, zmmword ptr [{scales1} + 64*",
+            $scale,
+            "]\n",
+        )
+    };
+}
+
+/// The same with the minima.
+#[rustfmt::skip]
+macro_rules! scales_minima {
+    ($scale:literal, $minimum:literal) => {
+        concat!(
+            scales_offset!($scale, $minimum),
+            "vmovups {q2}, zmmword ptr [{scales0} + 64*", $minimum, "]\n",
+            "vmovups {q3}, zmmword ptr [{scales1} + 64*", $minimum, "]\n",
+        )
+    };
+}
+
 /// Scales a row's integer sums and adds them to its outputs.
 macro_rules! end_offset {
-    ($row:literal, $slot:literal, $scale:literal, $minimum:literal) => {
-        concat!(scaled!($row, $scale), added!($row))
+    ($row:literal, $slot:literal) => {
+        concat!(scaled!($row), added!($row))
     };
 }
 
 /// The same with the minima times −Σ quants.
 #[rustfmt::skip]
 macro_rules! end_minima {
-    ($row:literal, $slot:literal, $scale:literal, $minimum:literal) => {
+    ($row:literal, $slot:literal) => {
         concat!(
             "vcvtdq2ps {q0}, dword ptr [{sums} + 24*", $slot, " + 4*", $row, "]{{1to16}}\n",
-            scaled!($row, $scale),
-            "vfmadd231ps {x", $row, "0}, {q0}, zmmword ptr [{scales0} + 64*", $minimum, "]\n",
-            "vfmadd231ps {x", $row, "1}, {q0}, zmmword ptr [{scales1} + 64*", $minimum, "]\n",
+            scaled!($row),
+            "vfmadd231ps {x", $row, "0}, {q0}, {q2}\n",
+            "vfmadd231ps {x", $row, "1}, {q0}, {q3}\n",
             added!($row),
         )
     };
@@ -86,12 +113,12 @@ macro_rules! end_minima {
 
 #[rustfmt::skip]
 macro_rules! scaled {
-    ($row:literal, $scale:literal) => {
+    ($row:literal) => {
         concat!(
             "vcvtdq2ps {x", $row, "0}, {x", $row, "0}\n",
             "vcvtdq2ps {x", $row, "1}, {x", $row, "1}\n",
-            "vmulps {x", $row, "0}, {x", $row, "0}, zmmword ptr [{scales0} + 64*", $scale, "]\n",
-            "vmulps {x", $row, "1}, {x", $row, "1}, zmmword ptr [{scales1} + 64*", $scale, "]\n",
+            "vmulps {x", $row, "0}, {x", $row, "0}, {w0}\n",
+            "vmulps {x", $row, "1}, {x", $row, "1}, {w1}\n",
         )
     };
 }
@@ -100,8 +127,9 @@ macro_rules! scaled {
 macro_rules! added {
     ($row:literal) => {
         concat!(
-            "vfmadd231ps {y", $row, "0}, {x", $row, "0}, dword ptr [{activations} + 4*", $row, "]{{1to16}}\n",
-            "vfmadd231ps {y", $row, "1}, {x", $row, "1}, dword ptr [{activations} + 4*", $row, "]{{1to16}}\n",
+            "vbroadcastss {q1}, dword ptr [{activations} + 4*", $row, "]\n",
+            "vfmadd231ps {y", $row, "0}, {x", $row, "0}, {q1}\n",
+            "vfmadd231ps {y", $row, "1}, {x", $row, "1}, {q1}\n",
         )
     };
 }
@@ -135,11 +163,11 @@ macro_rules! each_row {
 /// A block with one scale.
 #[rustfmt::skip]
 macro_rules! whole {
-    ($begin:ident, $end:ident) => {
+    ($begin:ident, $scales:ident, $end:ident) => {
         concat!(
             each_row!($begin, 0),
             step!(0), step!(1), step!(2), step!(3), step!(4), step!(5), step!(6), step!(7),
-            each_row!($end, 0, 0, 1),
+            $scales!(0, 1), each_row!($end, 0),
         )
     };
 }
@@ -147,10 +175,10 @@ macro_rules! whole {
 /// A block with a scale for each half.
 #[rustfmt::skip]
 macro_rules! halves {
-    ($begin:ident, $end:ident) => {
+    ($begin:ident, $scales:ident, $end:ident) => {
         concat!(
-            each_row!($begin, 1), step!(0), step!(1), step!(2), step!(3), each_row!($end, 1, 0, 2),
-            each_row!($begin, 2), step!(4), step!(5), step!(6), step!(7), each_row!($end, 2, 1, 3),
+            each_row!($begin, 1), step!(0), step!(1), step!(2), step!(3), $scales!(0, 2), each_row!($end, 1),
+            each_row!($begin, 2), step!(4), step!(5), step!(6), step!(7), $scales!(1, 3), each_row!($end, 2),
         )
     };
 }
@@ -237,10 +265,14 @@ pub(super) unsafe fn by_hand<F: Format, const R: usize, const UNITS: usize, cons
                 next_slots: call.next_slots,
             };
             match (F::GROUPS, F::MINIMA) {
-                (1, false) => block!(block, y, spare, whole!(begin_offset, end_offset), F::SHIFT),
-                (1, true) => block!(block, y, spare, whole!(begin_minima, end_minima)),
-                (_, false) => block!(block, y, spare, halves!(begin_offset, end_offset), F::SHIFT),
-                (_, true) => block!(block, y, spare, halves!(begin_minima, end_minima)),
+                (1, false) => {
+                    block!(block, y, spare, whole!(begin_offset, scales_offset, end_offset), F::SHIFT)
+                }
+                (1, true) => block!(block, y, spare, whole!(begin_minima, scales_minima, end_minima)),
+                (_, false) => {
+                    block!(block, y, spare, halves!(begin_offset, scales_offset, end_offset), F::SHIFT)
+                }
+                (_, true) => block!(block, y, spare, halves!(begin_minima, scales_minima, end_minima)),
             }
         }
         for (row, outputs) in y.iter().enumerate() {
