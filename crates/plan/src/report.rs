@@ -303,7 +303,8 @@ pub fn serving(plan: &serve::Plan) -> Vec<Quantity> {
     let roofline = "Williams et al. 2009; Pope et al. 2022, arXiv:2211.05102, section 2";
     vec![
         quantity("chips", ("chips", "芯片数"), plan.chips(), |v| {
-            format!("{} × {} ({} groups of {})", grouped(v), request.chip.title, plan.groups, plan.group)
+            let groups = if plan.groups == 1.0 { "group" } else { "groups" };
+            format!("{} × {} ({} {groups} of {})", grouped(v), request.chip.title, plan.groups, plan.group)
         }, ("of the groups that hold the model and meet the latency, those that serve the wanted concurrency with the fewest chips, else the smallest with three quarters of the most tokens a second and chip".to_owned(), "")),
         quantity("tokens_per_second", ("tokens a second", "每秒词元数"), plan.tokens_per_second * plan.groups, show_count, (
             "sequences at once / seconds of a step, all groups".to_owned(),

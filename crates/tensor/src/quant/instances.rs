@@ -104,7 +104,7 @@ impl Instance {
     pub(super) fn kernels(self, kind: BlockType) -> Kernels {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Instance::Avx512Vnni => Kernels { asks_ahead: true, ..avx512_vnni::kernels_of(kind) },
+            Instance::Avx512Vnni => avx512_vnni::kernels_of(kind),
             #[cfg(target_arch = "x86_64")]
             Instance::Avx2Vnni => avx2_vnni::kernels_of(kind),
             #[cfg(target_arch = "x86_64")]
@@ -188,9 +188,10 @@ unsafe fn peak<Q: Quads>(steps: usize, bytes: &[u8; 512]) -> i32 {
 
 /// Declares the kernels of one instruction set. `direct` lists rows and registers of a tile, `plain` and `eight` (quants of
 /// eight bits, with the layout and the registers that these are unpacked into) also the function and how often the registers
-/// are filled; `whole` is what quantises a whole tile of rows at once.
+/// are filled; `whole` is what quantises a whole tile of rows at once, and
+/// `asks_ahead` as in [`Kernels`].
 macro_rules! instance {
-    ($module:ident, $quads:ty, [$($cfg:meta)?] [$($feature:meta)?], whole: $whole:expr,
+    ($module:ident, $quads:ty, [$($cfg:meta)?] [$($feature:meta)?], whole: $whole:expr, asks_ahead: $asks_ahead:expr,
         direct: $([$dr:literal, $du:literal])*,
         plain: $([$pf:ident $pr:literal, $pu:literal, $pp:literal])*,
         eight: $layout:ident, $eight:ty, $([$ef:ident $er:literal, $eu:literal, $ep:literal])*) => {
@@ -259,7 +260,7 @@ macro_rules! instance {
                         plain: const { &[$(tile_of($er, $eu * $ep, $ef::<F::$layout, $er, $eu, $ep>)),*] },
                         unpack: unpack::<F, F::$layout>,
                         words: <F::$layout as Format>::STEPS == 16,
-                        asks_ahead: false,
+                        asks_ahead: $asks_ahead,
                         plain_bytes: [<F::$layout as Format>::BYTES[0], <F::$layout as Format>::BYTES[2]],
                     };
                 }
@@ -268,7 +269,7 @@ macro_rules! instance {
                     plain: const { &[$(tile_of($pr, $pu * $pp, $pf::<F::Plain, $pr, $pu, $pp>)),*] },
                     unpack: unpack::<F, F::Plain>,
                     words: false,
-                    asks_ahead: false,
+                    asks_ahead: $asks_ahead,
                     plain_bytes: [F::Plain::BYTES[0], F::Plain::BYTES[2]],
                 }
             }
@@ -277,25 +278,25 @@ macro_rules! instance {
 }
 
 instance!(avx512_vnni, quads::Avx512Vnni, [cfg(target_arch = "x86_64")]
-    [target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx512vnni,avx2,fma,f16c")], whole: Some(six_rows::whole_tile),
+    [target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx512vnni,avx2,fma,f16c")], whole: Some(six_rows::whole_tile), asks_ahead: true,
     direct: [4, 2] [2, 4] [1, 4],
     plain: [by_hand 6, 2, 1] [tile 4, 2, 1] [tile 2, 2, 1] [tile 1, 2, 1],
     eight: Plain, quads::Avx512Vnni, [by_hand 6, 2, 1] [eight_tile 4, 2, 1] [eight_tile 2, 2, 1] [eight_tile 1, 2, 1]);
 instance!(avx2_vnni, quads::Avx2Vnni, [cfg(target_arch = "x86_64")]
-    [target_feature(enable = "avx2,fma,f16c,avxvnni")], whole: None,
+    [target_feature(enable = "avx2,fma,f16c,avxvnni")], whole: None, asks_ahead: false,
     direct: [4, 2] [2, 2] [1, 4],
     plain: [tile 4, 2, 1] [tile 2, 2, 1] [tile 1, 2, 1], eight: Plain, quads::Avx2Vnni, [eight_tile 4, 2, 1] [eight_tile 2, 2, 1] [eight_tile 1, 2, 1]);
 instance!(avx2, quads::Avx2Quads, [cfg(target_arch = "x86_64")]
-    [target_feature(enable = "avx2,fma,f16c")], whole: None,
+    [target_feature(enable = "avx2,fma,f16c")], whole: None, asks_ahead: false,
     direct: [4, 2] [2, 2] [1, 4],
     plain: [tile 6, 2, 1] [tile 2, 2, 1] [tile 1, 2, 1], eight: Words, quads::Avx2Words, [eight_tile 6, 2, 1] [eight_tile 2, 2, 1] [eight_tile 1, 2, 1]);
-instance!(neon, quads::NeonQuads, [cfg(target_arch = "aarch64")] [target_feature(enable = "neon")], whole: None,
+instance!(neon, quads::NeonQuads, [cfg(target_arch = "aarch64")] [target_feature(enable = "neon")], whole: None, asks_ahead: false,
     direct: [4, 4] [2, 4] [1, 4],
     plain: [tile 4, 4, 1] [tile 2, 4, 1] [tile 1, 4, 1], eight: Plain, quads::NeonQuads, [eight_tile 4, 4, 1] [eight_tile 2, 4, 1] [eight_tile 1, 4, 1]);
 // The arrays are for machines that have nothing better and for tests: fewer kernels, compiled sooner.
-instance!(portable, quads::ArrayQuads<4>, [] [], whole: None,
+instance!(portable, quads::ArrayQuads<4>, [] [], whole: None, asks_ahead: false,
     direct: [1, 4] [1, 4] [1, 4],
     plain: [tile 1, 4, 1] [tile 1, 4, 1] [tile 1, 4, 1], eight: Plain, quads::ArrayQuads<4>, [eight_tile 1, 4, 1] [eight_tile 1, 4, 1] [eight_tile 1, 4, 1]);
-instance!(emulated16, quads::ArrayQuads<16>, [] [], whole: None,
+instance!(emulated16, quads::ArrayQuads<16>, [] [], whole: None, asks_ahead: false,
     direct: [1, 1] [1, 1] [1, 1],
     plain: [tile 2, 1, 2] [tile 1, 1, 2] [tile 1, 1, 2], eight: Plain, quads::ArrayQuads<16>, [eight_tile 2, 1, 2] [eight_tile 1, 1, 2] [eight_tile 1, 1, 2]);
