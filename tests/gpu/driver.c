@@ -1,21 +1,25 @@
 // A graphics processor that is not there: NVIDIA's driver and cuBLAS as far as `taoye plan --here` calls them, with the
 // host's memory for the processor's. Calls must come in an order and with arguments that the real ones accept; what they
 // refuse is refused with their numbers. Copies and products take a time that is known, so that speeds can be checked.
-// FAILING names a function that fails, BUSY leaves the processors little free memory. Must not know what is expected of a caller.
+// Three processors: a T4 and two A100, of which the first has less free memory and cannot multiply. FAILING names a function
+// that fails, BUSY leaves them little free memory, HIDDEN hides all. Must not know what is expected of a caller.
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
-enum { OK = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NOT_INITIALIZED = 3, INVALID_CONTEXT = 201, UNKNOWN = 999 };
+enum { OK = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NOT_INITIALIZED = 3, NO_DEVICE = 100, INVALID_CONTEXT = 201, UNKNOWN = 999 };
 enum { BLAS_INVALID_VALUE = 7, BLAS_EXECUTION_FAILED = 13 };
+enum { DEVICES = 3, LAST = DEVICES - 1 };
 enum { MULTIPROCESSORS = 16, MAJOR = 75, MINOR = 76, POOLS = 115 };
 
 typedef struct { uintptr_t at; size_t bytes; } Block;
 static Block blocks[16];
 static size_t used, total_bytes = 3u << 30;
-static int initialised, retained, current;
+static int initialised, retained[DEVICES], current;
+static struct { uintptr_t to; const void *from; size_t bytes; } waiting[4];
+static int waiting_count;
 static struct timespec busy_until;
 
 static int fails(const char *name) {
@@ -23,7 +27,9 @@ static int fails(const char *name) {
     return failing && !strcmp(failing, name);
 }
 
-static int usable(void) { return !initialised ? NOT_INITIALIZED : !current ? INVALID_CONTEXT : OK; }
+static int usable(void) {
+    return !initialised ? NOT_INITIALIZED : !current || !retained[current - 1] ? INVALID_CONTEXT : OK;
+}
 
 // Work on the processor ends so much later than what was started before.
 static void work(long nanoseconds) {
@@ -37,6 +43,9 @@ static void work(long nanoseconds) {
 }
 
 static int wait(void) {
+    // The host's memory is read only now: it must not have been freed.
+    for (int i = 0; i < waiting_count; i++) memcpy((void *)waiting[i].to, waiting[i].from, waiting[i].bytes);
+    waiting_count = 0;
     clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &busy_until, NULL);
     return OK;
 }
@@ -49,38 +58,38 @@ static int holds(uintptr_t at, size_t bytes) {
 }
 
 int cuInit(unsigned flags) {
+    if (getenv("HIDDEN")) return NO_DEVICE;
     if (fails("cuInit")) return UNKNOWN;
     initialised = 1;
     return flags ? INVALID_VALUE : OK;
 }
-int cuDeviceGetCount(int *count) { *count = 2; return initialised ? OK : NOT_INITIALIZED; }
+int cuDeviceGetCount(int *count) { *count = DEVICES; return initialised ? OK : NOT_INITIALIZED; }
 int cuDeviceGet(int *device, int ordinal) {
     *device = ordinal;
-    return ordinal < 0 || ordinal > 1 ? INVALID_VALUE : OK;
+    return ordinal < 0 || ordinal > LAST ? INVALID_VALUE : OK;
 }
 int cuDeviceGetName(char *name, int length, int device) {
     snprintf(name, length, "%s", device ? "NVIDIA A100-SXM4-80GB" : "Tesla T4");
     return OK;
 }
 int cuDeviceGetAttribute(int *value, int attribute, int device) {
-    *value = attribute == MAJOR ? (device ? 8 : 7) : attribute == POOLS ? device : 0;
+    *value = attribute == MAJOR ? (device ? 8 : 7) : attribute == POOLS ? device == LAST : 0;
     return OK;
 }
 int cuDevicePrimaryCtxRetain(void **context, int device) {
-    retained++;
+    retained[device]++;
     *context = (void *)(uintptr_t)(device + 1);
     return OK;
 }
 int cuDevicePrimaryCtxRelease_v2(int device) {
-    (void)device;
     if (used) fprintf(stderr, "driver.c: %zu bytes are not freed\n", used);
-    return --retained < 0 ? INVALID_CONTEXT : OK;
+    return --retained[device] < 0 ? INVALID_CONTEXT : OK;
 }
 int cuCtxSetCurrent(void *context) { current = (int)(uintptr_t)context; return OK; }
 int cuCtxGetCurrent(void **context) { *context = (void *)(uintptr_t)current; return OK; }
 int cuCtxSynchronize(void) { return usable() ? usable() : wait(); }
 int cuMemGetInfo_v2(size_t *left, size_t *total) {
-    *left = (getenv("BUSY") ? total_bytes / 2 : total_bytes) - used;
+    *left = (getenv("BUSY") ? total_bytes / 2 : total_bytes) - used - (current == 2 ? 1u << 28 : 0);
     *total = total_bytes;
     return usable();
 }
@@ -113,14 +122,14 @@ int cuMemFree_v2(uintptr_t at) {
         }
     return INVALID_VALUE;
 }
-// Only the second processor has pools of memory.
+// Only the last processor has pools of memory.
 int cuMemAllocAsync(uintptr_t *at, size_t bytes, void *stream) {
     (void)stream;
-    return current == 2 ? cuMemAlloc_v2(at, bytes) : UNKNOWN;
+    return current == DEVICES ? cuMemAlloc_v2(at, bytes) : UNKNOWN;
 }
 int cuMemFreeAsync(uintptr_t at, void *stream) {
     (void)stream;
-    return current == 2 ? cuMemFree_v2(at) : UNKNOWN;
+    return current == DEVICES ? cuMemFree_v2(at) : UNKNOWN;
 }
 int cuMemsetD8Async(uintptr_t at, unsigned char value, size_t bytes, void *stream) {
     (void)stream;
@@ -131,7 +140,10 @@ int cuMemsetD8Async(uintptr_t at, unsigned char value, size_t bytes, void *strea
 int cuMemcpyHtoDAsync_v2(uintptr_t to, const void *from, size_t bytes, void *stream) {
     (void)stream;
     if (!holds(to, bytes)) return INVALID_VALUE;
-    memcpy((void *)to, from, bytes);
+    if (waiting_count == 4) wait();
+    waiting[waiting_count].to = to;
+    waiting[waiting_count].from = from;
+    waiting[waiting_count++].bytes = bytes;
     return usable();
 }
 int cuMemcpyDtoDAsync_v2(uintptr_t to, uintptr_t from, size_t bytes, void *stream) {
@@ -158,9 +170,9 @@ int cublasGemmEx(void *handle, int transa, int transb, int m, int n, int k, cons
                  int algorithm) {
     (void)handle;
     (void)algorithm;
-    if (fails("cublasGemmEx")) return BLAS_EXECUTION_FAILED;
+    if (fails("cublasGemmEx") || current == 2) return BLAS_EXECUTION_FAILED;
     size_t bytes = (size_t)m * n * 2;
-    int type = current == 2 ? 14 : 2;
+    int type = current == DEVICES ? 14 : 2;
     if (transa || transb || m < 2048 || n != m || k != m || lda < m || ldb < k || ldc < m || compute != 68 ||
         a_type != type || b_type != type || c_type != type || *(const float *)alpha != 1 || *(const float *)beta != 0 ||
         !holds((uintptr_t)a, bytes) || !holds((uintptr_t)b, bytes) || !holds((uintptr_t)c, bytes))

@@ -155,7 +155,7 @@ impl Measured {
 }
 
 /// The largest of some usual sizes that fits `chips` of `chip` and sees [`TOKENS_PER_PARAMETER`] in `seconds` at the speed
-/// that the planner predicts from the chip's data sheet; none where even the smallest does not.
+/// that the planner predicts from the chip's figures; none where even the smallest does not.
 ///
 /// # Errors
 /// [`PlanError`] where a figure that planning needs is not published, or the smallest model does not fit.

@@ -4,6 +4,7 @@
 
 use cudarc::cublas::sys::cublasOperation_t::CUBLAS_OP_N;
 use cudarc::cublas::{self, CudaBlas, Gemm, GemmConfig};
+use cudarc::driver::sys::CUresult::CUDA_ERROR_NO_DEVICE;
 use cudarc::driver::{self, CudaContext, CudaStream, DeviceRepr, DriverError, ValidAsZeroBits};
 use half::{bf16, f16};
 use std::ffi::CStr;
@@ -32,6 +33,8 @@ const MEASURED: f64 = 0.7;
 /// What a graphics processor reaches.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GpuLimits {
+    /// How many of its name the driver shows to this program.
+    pub shown: usize,
     /// Bytes read and bytes written of a copy inside its memory together, in GB/s (10⁹ bytes).
     pub copy_gb_per_s: f64,
     /// Products of 16-bit matrices of random numbers.
@@ -54,11 +57,11 @@ pub enum GpuError {
     #[error("{0} is not found where the system looks for libraries (LD_LIBRARY_PATH)")]
     Library(&'static str),
     /// No processor of the name.
-    #[error("the driver knows no processor named {wanted}, but: {known}")]
+    #[error("the driver shows this program no processor named {wanted}, but: {known}")]
     Unknown {
         /// What was asked for.
         wanted: String,
-        /// The names of all.
+        /// The names of all, or that there is none.
         known: String,
     },
     /// One that others work on, or that has hardly any memory.
@@ -81,8 +84,8 @@ pub enum GpuError {
     },
 }
 
-/// Measures that processor of those which the driver calls `name` that has the most free memory. Takes two to four seconds
-/// and up to two gigabytes of its memory.
+/// Measures that processor of those which the driver calls `name` that has the most free memory. Takes a few seconds and up
+/// to two gigabytes of its memory.
 ///
 /// # Errors
 /// [`GpuError`]: without a driver, without such a processor, where others use it, or what the driver said.
@@ -92,12 +95,12 @@ pub fn measure(name: &str) -> Result<GpuLimits, GpuError> {
         if !unsafe { driver::sys::is_culib_present() } {
             return Err(GpuError::Library("libcuda"));
         }
-        let (context, free) = context(name)?;
+        let Chosen { context, free, shown } = choose(name)?;
         let stream = context.new_stream().map_err(said("making a stream"))?;
         let copy_gb_per_s = copying(&stream, COPIED.min(free / 8))?;
         let side = if free >= PLENTY { SIDE } else { SHORT_SIDE };
         let products = without_panic("cuBLAS", || products(&context, &stream, side));
-        Ok(GpuLimits { copy_gb_per_s, products })
+        Ok(GpuLimits { shown, copy_gb_per_s, products })
     })
 }
 
@@ -113,33 +116,46 @@ fn without_panic<T>(step: &'static str, body: impl FnOnce() -> Result<T, GpuErro
     })
 }
 
-/// The processor of the name with the most free memory, and that memory.
-fn context(name: &str) -> Result<(Arc<CudaContext>, usize), GpuError> {
-    driver::result::init().map_err(said("starting the driver"))?;
+/// The processor that is measured.
+struct Chosen {
+    context: Arc<CudaContext>,
+    /// Bytes.
+    free: usize,
+    /// How many of its name there are.
+    shown: usize,
+}
+
+/// The processor of the name with the most free memory.
+fn choose(name: &str) -> Result<Chosen, GpuError> {
+    let unknown = |known: &[String]| GpuError::Unknown {
+        wanted: name.to_owned(),
+        known: if known.is_empty() { "none".to_owned() } else { known.join(", ") },
+    };
+    driver::result::init().map_err(|error| match error.0 {
+        CUDA_ERROR_NO_DEVICE => unknown(&[]),
+        _ => said("starting the driver")(error),
+    })?;
     let count = driver::result::device::get_count().map_err(said("counting processors"))?;
-    let mut known = Vec::new();
-    let mut best: Result<(Arc<CudaContext>, usize, usize), Option<GpuError>> = Err(None);
+    let (mut known, mut best, mut trouble) = (Vec::new(), None, None);
     for ordinal in 0..count {
         let device = driver::result::device::get(ordinal).map_err(said("asking for a processor"))?;
-        let found = driver::result::device::get_name(device).map_err(said("asking for a name"))?;
-        if found == name {
-            let most = best.as_ref().map_or(0, |(_, free, _)| *free);
-            match opened(ordinal as usize) {
-                Ok(other) if other.1 > most => best = Ok(other),
-                Err(error) if best.is_err() => best = Err(Some(error)),
-                _ => {}
-            }
+        known.push(driver::result::device::get_name(device).map_err(said("asking for a name"))?);
+        if known[known.len() - 1] != name {
+            continue;
         }
-        known.push(found);
+        match opened(ordinal as usize) {
+            Ok(other) if best.as_ref().is_none_or(|(_, free, _)| other.1 > *free) => best = Some(other),
+            Ok(_) => {}
+            Err(error) => trouble = Some(error),
+        }
     }
-    let (context, free, total) = best.map_err(|error| {
-        error.unwrap_or_else(|| GpuError::Unknown { wanted: name.to_owned(), known: known.join(", ") })
-    })?;
+    let (context, free, total) = best.ok_or_else(|| trouble.unwrap_or_else(|| unknown(&known)))?;
     if free < LEAST_FREE || (free as f64) < IDLE_FREE * total as f64 {
         return Err(GpuError::Busy { free_bytes: free, total_bytes: total });
     }
+    // The last that was opened is another, perhaps.
     context.bind_to_thread().map_err(said("opening the processor"))?;
-    Ok((context, free))
+    Ok(Chosen { context, free, shown: known.iter().filter(|known| *known == name).count() })
 }
 
 /// A processor with its free memory and all of its memory.

@@ -175,7 +175,7 @@ impl Part<'_> {
     fn unpacked(&self, panels: Range<usize>) {
         let [quant_bytes, scale_bytes] = self.kernels.plain_bytes;
         let block_bytes = quant_bytes + scale_bytes;
-        let depth_blocks = unpacked_bytes() / (PAIR * block_bytes) / 8 * 8;
+        let depth_blocks = depth_blocks(unpacked_bytes(), block_bytes);
         let weights_len = PAIR * depth_blocks * block_bytes / size_of::<f32>();
         let mut scratch = self.job.exec.pool.scratch().take(weights_len + CHUNK_ROWS * WIDTH);
         let (weights, sums) = scratch.split_at_mut(weights_len);
@@ -308,6 +308,11 @@ fn unpacked_bytes() -> usize {
     *BYTES.get_or_init(|| cache::first_level_bytes() / 6 * 5)
 }
 
+/// Blocks of k, a multiple of eight, of which a pair of panels takes that much.
+fn depth_blocks(bytes: usize, block_bytes: usize) -> usize {
+    (bytes / (PAIR * block_bytes) / 8 * 8).max(8)
+}
+
 /// Copies (rows, columns) between two places, each an address and a distance between rows.
 ///
 /// # Safety
@@ -316,5 +321,24 @@ unsafe fn copy(from: (*const f32, usize), to: (*mut f32, usize), shape: (usize, 
     for row in 0..shape.0 {
         // SAFETY: the caller promises it.
         unsafe { std::ptr::copy_nonoverlapping(from.0.add(row * from.1), to.0.add(row * to.1), shape.1) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::quant::{BlockType, is_supported};
+
+    #[test]
+    fn every_cache_takes_some_blocks_of_every_type() {
+        for kind in BlockType::all().filter(|kind| is_supported(*kind)) {
+            for instance in Instance::available() {
+                let block_bytes = instance.kernels(kind).plain_bytes.iter().sum();
+                for cache in (16..=256).step_by(16) {
+                    let blocks = depth_blocks((cache << 10) / 6 * 5, block_bytes);
+                    assert!(blocks >= 8 && blocks.is_multiple_of(8), "{instance:?} {kind:?} {cache} KiB");
+                }
+            }
+        }
     }
 }

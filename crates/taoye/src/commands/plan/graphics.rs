@@ -67,11 +67,12 @@ fn kinds(text: &str) -> Result<Vec<Kind>> {
     let mut kinds: Vec<Kind> = Vec::new();
     for line in text.lines().filter(|line| !line.trim().is_empty()) {
         let kind = kind(line).with_context(|| format!("nvidia-smi said `{line}`"))?;
-        match kinds
-            .iter_mut()
-            .find(|known| known.name == kind.name && known.memory_bytes == kind.memory_bytes)
-        {
-            Some(known) => known.count += 1,
+        match kinds.iter_mut().find(|known| known.name == kind.name) {
+            // Of one name with and without error correction, the least is in all.
+            Some(known) => {
+                known.count += 1;
+                known.memory_bytes = known.memory_bytes.min(kind.memory_bytes);
+            }
             None => kinds.push(kind),
         }
     }
@@ -115,7 +116,7 @@ impl Graphics {
 
 impl Found {
     fn of(kind: Kind) -> Found {
-        let limits = cuda::measure(&kind.name);
+        let limits = quietly(|| cuda::measure(&kind.name));
         let catalogued = Catalog::shipped().of_driver(&kind.name, kind.memory_bytes).cloned();
         let chip = match &limits {
             Ok(limits) => measured(&kind, limits).chip(catalogued.as_ref(), &Calibration::shipped()),
@@ -188,18 +189,20 @@ impl Found {
         both.is_some_and(|(published, chip)| published.peak != chip.peak)
     }
 
-    /// How many can be planned with: of links between cards that the catalogue lacks nothing is known.
+    /// How many can be planned with: no more than the driver shows, and one where nothing is known of links between them.
     fn planned(&self) -> usize {
-        if self.catalogued.is_some() { self.kind.count } else { 1 }
+        let shown = self.limits.as_ref().map_or(self.kind.count, |limits| limits.shown);
+        if self.catalogued.is_some() { self.kind.count.min(shown) } else { 1 }
     }
 
     fn night_words(&self, chip: &Chip, hours: f64) -> String {
         let (basis, how) = match &self.catalogued {
-            Some(chip) if !self.is_lowered() => {
-                let how = format!(" (taoye plan train --chip {} --chips {})", chip.name, self.kind.count);
+            Some(_) if self.is_lowered() => ("a peak lowered to what was measured", String::new()),
+            Some(chip) => {
+                let how = format!(" (taoye plan train --chip {} --chips {})", chip.name, self.planned());
                 ("their peak", how)
             }
-            _ => ("the speed that was measured", String::new()),
+            None => ("the speed that was measured", String::new()),
         };
         let who = if self.planned() == 1 { "one that uses one of them" } else { "one that uses them" };
         match self.night(chip, hours) {
@@ -248,6 +251,15 @@ impl Found {
             "lowered": self.is_lowered(), "planned": self.planned(), "hours": hours, "training": night,
         })
     }
+}
+
+/// Without the words of a panic, which becomes an error.
+fn quietly<T>(body: impl FnOnce() -> T) -> T {
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| {}));
+    let found = body();
+    std::panic::set_hook(hook);
+    found
 }
 
 fn measured(kind: &Kind, limits: &GpuLimits) -> Measured {

@@ -148,11 +148,14 @@ impl<'a> Chunk<'a> {
         within(seen.start)..within(seen.end)
     }
 
-    /// What the caches are asked for while a block is worked on: the block after it (the last: itself), so many floats of it
-    /// for each tile of rows that all of it has been asked for at the end.
+    /// What the caches are asked for while a block is worked on: the block after it, so many floats of it for each tile of
+    /// rows that all of it has been asked for at the end; nothing after the last.
     #[inline(always)]
     fn ahead(&self, index: usize, last: usize) -> (&'a [f32], usize) {
-        let (_, words) = self.task.blocks.words((index + 1).min(last), self.task.heads.head_dim);
+        if index >= last {
+            return (&[], LINE);
+        }
+        let (_, words) = self.task.blocks.words(index + 1, self.task.heads.head_dim);
         (words, words.len().div_ceil(self.count.div_ceil(TILE_ROWS)).next_multiple_of(LINE))
     }
 
