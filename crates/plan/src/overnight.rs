@@ -239,9 +239,11 @@ mod tests {
         let unknown = of(120.0, 800.0).chip(None, &calibration).unwrap();
         assert_eq!((unknown.peak(Precision::Bf16), unknown.bytes_per_second()), (Ok(120e12), Ok(800e9)));
         assert_eq!(Measured { products: None, ..of(0.0, 800.0) }.chip(None, &calibration), None);
-        let night = |chip: &Chip| on_chips(chip, 1.0, 28_800.0, &calibration).unwrap().unwrap();
-        assert!(night(&slow).parameters < night(a100).parameters);
-        assert!(night(&unknown).parameters <= night(&slow).parameters);
+        let work = |chip: &Chip| {
+            let night = on_chips(chip, 1.0, 28_800.0, &calibration).unwrap().unwrap();
+            night.parameters * night.tokens
+        };
+        assert!(work(&slow) < 0.7 * work(a100) && work(&unknown) < work(&slow));
     }
 
     #[test]
